@@ -1,0 +1,1 @@
+"""Compression: distil, prune, trim, quantize."""

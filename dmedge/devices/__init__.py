@@ -1,0 +1,1 @@
+"""Where programs run: this machine, and others that a runner reaches."""

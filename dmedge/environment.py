@@ -1,0 +1,89 @@
+"""Facts about this machine: what is installed, and what the processor can do."""
+
+import os
+import platform
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+# Distribution -> the extra of dmedge that brings it; "" is a core dependency.
+PACKAGES = {
+    "numpy": "",
+    "pillow": "",
+    "sentencepiece": "",
+    "safetensors": "",
+    "onnxruntime": "",
+    "torch": "train",
+    "transformers": "train",
+    "accelerate": "train",
+    "optimum": "train",
+    "neural-compressor": "compress",
+    "torchao": "compress",
+    "torch-pruning": "compress",
+    "executorch": "executorch",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+}
+
+# The instruction sets that decide how fast int8 and bfloat16 run.
+_TELLING_FLAGS = (
+    *("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2", "sme"),
+)
+
+
+def package_version(name: str) -> str | None:
+    """Installed version of a distribution; None when it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def tool_versions() -> dict[str, str]:
+    """Versions of dmedge and of the installed packages that can change an artifact."""
+    found = {name: package_version(name) for name in ("dmedge", *PACKAGES)}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def cpu_model() -> str:
+    """Marketing name of the processor, as far as the system tells."""
+    for line in _cpuinfo():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "Hardware"):
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_features() -> tuple[str, ...]:
+    """The instruction sets present among those that decide int8 and bfloat16 speed (Linux only)."""
+    for line in _cpuinfo():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            present = set(value.split())
+            return tuple(flag for flag in _TELLING_FLAGS if flag in present)
+    return ()
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def host_facts() -> dict[str, object]:
+    """What a measurement must say of the machine it ran on; never the machine's own name."""
+    return {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cpu_features": list(cpu_features()),
+        "cores": cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []

@@ -1,0 +1,54 @@
+"""Every error that dmedge raises on purpose, and the import that explains itself.
+
+A message states what was found, what was expected and what to do, in that order.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import ClassVar
+
+
+class DmedgeError(Exception):
+    """Anything that the user can mend; the command line prints it on one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(DmedgeError):
+    """A recipe, an option or a setting is unknown, missing or out of range."""
+
+
+class ArtifactError(DmedgeError):
+    """An artifact is missing, damaged, of the wrong kind, or in the way."""
+
+
+class DataError(DmedgeError):
+    """A data set, an image or a text cannot be used."""
+
+
+class ExportError(DmedgeError):
+    """A program could not be written, or differs from what was to be written."""
+
+
+class VerifyError(DmedgeError):
+    """An artifact was measured and did not keep its budgets."""
+
+    exit_code = 3
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional runtime.
+
+    Args:
+        module: dotted name, e.g. "executorch.runtime".
+        extra: the extra of this package that brings it, e.g. "executorch".
+
+    Raises:
+        DmedgeError: the module does not import; the message names the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise DmedgeError(
+            f"cannot import {module} ({error}), which this step needs; run pip install 'dmedge[{extra}]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""What an artifact is worth: parity, accuracy, languages, latency, verdict, report."""

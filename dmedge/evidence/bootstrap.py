@@ -1,0 +1,195 @@
+"""What a compressed artifact keeps of its baseline's recall, with intervals that can be trusted.
+
+All languages ask for the same pictures, so their queries are not independent: the bootstrap draws
+emoji (clusters) with replacement, not queries, and every language is recomputed on the same draw
+(Field and Welsh 2007, J. R. Stat. Soc. B 69:369, the cluster bootstrap). Both encoders answer the
+same queries, so each draw gives a paired ratio. Recall is a sum over clusters, hence a draw is one
+row of multinomial weights times a table of hits, and thousands of draws are two matrix products.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmedge.evidence.retrieval import Ints
+
+Bools = NDArray[np.bool_]
+Doubles = NDArray[np.float64]
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+_WEIGHTS = 1 << 23  # weights held at once, i.e. 32 MiB of float32
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measured figure and its interval; None where the data cannot tell."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int  # clusters (emoji) behind it
+    hits: int  # queries that the baseline answered, i.e. those that could have been lost
+
+
+@dataclass(frozen=True, eq=False)
+class HitTable:
+    """Queries and hits per cluster and language: all that the bootstrap needs to know."""
+
+    language: Ints  # [L] the language of each column
+    count: NDArray[np.float32]  # [C, L] queries
+    baseline: NDArray[np.float32]  # [C, L] of them answered by the baseline
+    artifact: NDArray[np.float32]  # [C, L] of them answered by the artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Artifact recall over baseline recall."""
+
+    macro: Estimate  # ratio of the means over languages
+    languages: Mapping[int, Estimate]  # by index of the language; simultaneous intervals: all hold together
+    worst: Estimate  # the least of `languages`
+
+
+def hit_table(
+    cluster: Ints, language: Ints, baseline_hit: NDArray[np.bool_], artifact_hit: NDArray[np.bool_]
+) -> HitTable:
+    """Sum queries by cluster and language.
+
+    Args:
+        cluster: [Q] index of the emoji that each query belongs to.
+        language: [Q] index of its language.
+        baseline_hit: [Q] whether the baseline ranks the match high enough.
+        artifact_hit: [Q] the same of the artifact.
+
+    Raises:
+        ValueError: there are no queries, or the lengths differ.
+    """
+    if not len(cluster) or len({len(cluster), len(language), len(baseline_hit), len(artifact_hit)}) != 1:
+        lengths = [len(cluster), len(language), len(baseline_hit), len(artifact_hit)]
+        raise ValueError(f"need as many clusters, languages and hits, at least one of each; got {lengths}")
+    clusters, row = np.unique(cluster, return_inverse=True)
+    languages, column = np.unique(language, return_inverse=True)
+    shape = (len(clusters), len(languages))
+
+    def total(weights: Bools | None) -> NDArray[np.float32]:
+        sums = np.bincount(row * shape[1] + column, weights=weights, minlength=shape[0] * shape[1])
+        return sums.reshape(shape).astype(np.float32)
+
+    return HitTable(languages, total(None), total(baseline_hit), total(artifact_hit))
+
+
+def bootstrap_retention(
+    table: HitTable, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+) -> Retention:
+    """Retention over all languages and in each, with intervals.
+
+    The macro interval takes percentiles of the draws. The language intervals are a sup-t band:
+    the draws give the quantile of the greatest standardised deviation over all languages, and
+    every interval is that many standard deviations wide. So all of them hold together with
+    `confidence`, whatever the dependence between languages, and so does the one of the worst
+    language, which runs from the least lower to the least upper end. A separate interval for each
+    of 100 languages would miss the truth in about five, and the worst of them is where one looks.
+
+    Sources: Montiel Olea and Plagborg-Møller 2019, J. Appl. Econometrics 34:1 (sup-t bands from
+    bootstrap draws); Westfall and Young 1993 (max-T). Half of each variance is the one pooled over
+    languages, because a language that by luck lost nothing would else get no width at all; in
+    simulation the family held 97 to 100 % at nominal 95 %, where its own variance alone held 84 %
+    in the hardest case.
+
+    A language whose baseline finds nothing, in the data or in a draw, has no ratio: its figures
+    are None.
+    """
+    draws = _draws(table, resamples, seed)
+    whole = _recalls(np.ones((1, len(table.count)), dtype=np.float32), table)
+    clusters = (table.count > 0).sum(axis=0)
+    hits = table.baseline.sum(axis=0)
+    values = _ratio(*whole)[0]
+    low, high = _band(values, _ratio(*draws), hits, confidence)
+    languages = {
+        int(index): Estimate(*map(_plain, bounds), n=int(n), hits=int(hit))
+        for index, *bounds, n, hit in zip(table.language, values, low, high, clusters, hits, strict=True)
+    }
+    macro = _percentiles(_macro_ratio(*whole)[0], _macro_ratio(*draws), confidence)
+    return Retention(
+        macro=Estimate(*map(_plain, macro), n=len(table.count), hits=int(hits.sum())),
+        languages=languages,
+        worst=_least(tuple(languages.values())),
+    )
+
+
+def _draws(table: HitTable, resamples: int, seed: int) -> tuple[Doubles, Doubles]:
+    """[R, L] recalls of baseline and artifact, one row per draw of clusters."""
+    clusters = len(table.count)
+    rng = np.random.default_rng(seed)
+    step = max(1, _WEIGHTS // clusters)
+    parts = []
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        weights = rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=rows).astype(np.float32)
+        parts.append(_recalls(weights, table))
+    baseline, artifact = zip(*parts, strict=True)
+    return np.concatenate(baseline), np.concatenate(artifact)
+
+
+def _recalls(weights: NDArray[np.float32], table: HitTable) -> tuple[Doubles, Doubles]:
+    """Recalls under [R, C] weights. Sums of integers below 2^24 are exact in float32, so equal hits stay equal."""
+    count = (weights @ table.count).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return (weights @ table.baseline) / count, (weights @ table.artifact) / count
+
+
+def _ratio(baseline: Doubles, artifact: Doubles) -> Doubles:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(baseline > 0, artifact / baseline, np.nan)
+
+
+def _macro_ratio(baseline: Doubles, artifact: Doubles) -> Doubles:
+    """Ratio of means over the languages that the draw holds; [R]."""
+    n = np.isfinite(baseline).sum(axis=1)
+    return _ratio(np.nansum(baseline, axis=1) / n, np.nansum(artifact, axis=1) / n)
+
+
+def _band(
+    values: Doubles, draws: Doubles, hits: NDArray[np.float32], confidence: float
+) -> tuple[Doubles, Doubles, Doubles]:
+    """Values [L] and the ends of their simultaneous intervals; NaN for languages without a ratio."""
+    known = np.isfinite(values) & np.isfinite(draws).all(axis=0)
+    low, high = np.full_like(values, np.nan), np.full_like(values, np.nan)
+    if known.any():
+        variance = draws[:, known].var(axis=0, ddof=1)
+        pooled = np.mean(variance * hits[known]) / hits[known]
+        deviation = np.sqrt((variance + pooled) / 2)
+        standard = np.where(deviation > 0, deviation, 1.0)  # no language lost or gained anything
+        greatest = np.abs((draws[:, known] - values[known]) / standard).max(axis=1)
+        width = np.quantile(greatest, confidence) * deviation
+        low[known], high[known] = np.maximum(values[known] - width, 0.0), values[known] + width
+    return low, high
+
+
+def _percentiles(value: np.float64, draws: Doubles, confidence: float) -> tuple[float, float, float]:
+    if not np.isfinite(value) or not np.isfinite(draws).all():
+        return float(value), np.nan, np.nan
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(value), float(low), float(high)
+
+
+def _least(languages: tuple[Estimate, ...]) -> Estimate:
+    """The worst language; unknown as soon as one language is, but for an upper end that others already give."""
+    values = [row.value for row in languages if row.value is not None]
+    lows = [row.low for row in languages if row.low is not None]
+    highs = [row.high for row in languages if row.high is not None]
+    return Estimate(
+        value=min(values, default=None),
+        low=min(lows) if len(lows) == len(languages) else None,
+        high=min(highs, default=None),
+        n=min(row.n for row in languages),
+        hits=min(row.hits for row in languages),
+    )
+
+
+def _plain(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None

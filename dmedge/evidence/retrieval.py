@@ -1,0 +1,146 @@
+"""Retrieval ranks of embeddings, in bounded memory, and the figures read off them.
+
+Every rank is pessimistic: what scores as high as the match counts as ahead of it. So an encoder
+that maps everything to one point ranks last instead of first, a NaN never wins, and the outcome
+depends neither on the order of the gallery nor on how the work is cut into blocks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+TIE = 1e-6  # scores nearer than this are tied; rounding of a float32 dot product of unit vectors stays below it
+BLOCK = 1 << 22  # scores held at once, i.e. 16 MiB of float32
+KS = (1, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Retrieval figures of one set of queries; each recall stands beside what chance would give."""
+
+    n: int  # queries
+    gallery: float  # mean number of candidates per query
+    recall_at_1: float
+    recall_at_5: float
+    recall_at_10: float
+    mrr: float
+    median_rank: float
+    chance_at_1: float
+    chance_at_5: float
+    chance_at_10: float
+
+    def to_json(self) -> dict[str, float]:
+        """The figures by name, rounded to what a reader can use."""
+        return {name: round(value, 6) for name, value in asdict(self).items()}
+
+
+def text_to_image_ranks(texts: Floats, images: Floats, match: Ints) -> Ints:
+    """Rank of the matching image of every text among all images.
+
+    Args:
+        texts: [T, D] unit-norm embeddings.
+        images: [N, D] unit-norm embeddings, the gallery.
+        match: [T] row of the image that each text belongs to.
+
+    Returns:
+        [T] ranks, 1 (best) to N.
+    """
+    ranks = np.empty(len(texts), np.int64)
+    for rows in blocks(len(texts), len(images)):
+        scores = texts[rows] @ images.T  # [b, N]
+        own = scores[np.arange(len(scores)), match[rows]]
+        ranks[rows] = len(images) - _below(scores, own)
+    return ranks
+
+
+def image_to_text_ranks(images: Floats, texts: Floats, match: Ints) -> tuple[Ints, Ints]:
+    """Rank of the best matching text of every image that has one, among all `texts`.
+
+    A second text of the same image is neither ahead nor behind: it does not count.
+
+    Args:
+        images: [N, D] unit-norm embeddings.
+        texts: [T, D] unit-norm embeddings, the gallery: the texts of one language.
+        match: [T] row of the image that each text belongs to.
+
+    Returns:
+        [Q] rows of the images that have a text, ascending; [Q] ranks, 1 (best) to T.
+    """
+    queries, position = np.unique(match, return_inverse=True)
+    order = np.argsort(position, kind="stable")  # texts, grouped by their image
+    starts = np.searchsorted(position[order], np.arange(len(queries) + 1))
+    ranks = np.empty(len(queries), np.int64)
+    for rows in blocks(len(queries), len(texts)):
+        scores = images[queries[rows]] @ texts.T  # [b, T]
+        mine = order[starts[rows.start] : starts[rows.stop]]
+        owner = position[mine] - rows.start
+        own = scores[owner, mine]
+        best = np.maximum.reduceat(own, starts[rows] - starts[rows.start])  # NaN wins, and then ranks last
+        ahead_of_mine = ~(own < best[owner] - TIE)
+        relevant = np.bincount(owner, weights=ahead_of_mine, minlength=len(scores)).astype(np.int64)
+        ranks[rows] = len(texts) - _below(scores, best) - relevant + 1
+    return queries, ranks
+
+
+def top_k(texts: Floats, images: Floats, k: int) -> Ints:
+    """[T, min(k, N)] rows of the best images of every text, in no particular order."""
+    k = min(k, len(images))
+    found = np.empty((len(texts), k), np.int64)
+    for rows in blocks(len(texts), len(images)):
+        scores = texts[rows] @ images.T
+        found[rows] = np.argpartition(scores, len(images) - k, axis=1)[:, len(images) - k :]
+    return found
+
+
+def score(ranks: Ints, gallery: Ints) -> Score:
+    """Figures of queries with these ranks.
+
+    Args:
+        ranks: [Q] ranks from 1.
+        gallery: [Q] number of candidates of each query.
+
+    Raises:
+        ValueError: there are no queries.
+    """
+    if not len(ranks):
+        raise ValueError("no queries to score")
+    recall = {f"recall_at_{k}": float(np.mean(ranks <= k)) for k in KS}
+    chance = {f"chance_at_{k}": float(np.mean(np.minimum(1.0, k / gallery))) for k in KS}
+    return Score(
+        n=len(ranks),
+        gallery=float(np.mean(gallery)),
+        mrr=float(np.mean(1.0 / ranks)),
+        median_rank=float(np.median(ranks)),
+        **recall,
+        **chance,
+    )
+
+
+def macro(scores: Mapping[str, Score]) -> Score:
+    """Mean of the figures over languages, every language alike; `n` is the sum.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not scores:
+        raise ValueError("no languages to average")
+    rows = [asdict(row) for row in scores.values()]
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0] if name != "n"}
+    return Score(n=sum(row["n"] for row in rows), **means)
+
+
+def blocks(rows: int, columns: int) -> list[slice]:
+    """Cut `rows` so that a block of scores over `columns` candidates stays within `BLOCK`."""
+    step = max(1, BLOCK // max(1, columns))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _below(scores: Floats, own: Floats) -> Ints:
+    """How many of each row of [b, N] `scores` are clearly below [b] `own`; comparisons with NaN are not."""
+    below = scores < (own - TIE)[:, None]
+    return below.view(np.uint8).sum(axis=1, dtype=np.int64)

@@ -1,0 +1,104 @@
+"""Budgets, and the rule that turns a measured interval into pass, fail or not enough data."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from dmedge.evidence.bootstrap import Estimate
+
+Verdict = Literal["pass", "fail", "not enough data"]
+
+_MISS = 0.05  # accepted chance that a loss beyond the limit leaves no trace in the sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What an artifact may cost; the `[budget]` table of a recipe.
+
+    The defaults are a gate, not an ambition. A line that is None is not judged.
+    """
+
+    macro_recall_at_10_retention: float | None = 0.98  # text to image, mean over languages, at least
+    worst_language_retention: float | None = 0.95  # text to image recall at 10, every language, at least
+    program_size_ratio: float | None = 0.30  # of the fp32 programs for the same target, at most
+    parity_error_ratio: float | None = 1.0  # greatest error over its tolerance, at most
+    plan_carried_out: float | None = 1.0  # share of the planned modules that are really quantized, at least
+    recall_at_10: float | None = None  # text to image, mean over languages, of the artifact itself, at least
+    latency_ratio: float | None = None  # of the fp32 bundle for the same target, every program, at most
+
+    def __post_init__(self) -> None:
+        for name, limit in asdict(self).items():
+            if limit is not None and not (math.isfinite(limit) and limit >= 0):
+                raise ValueError(f"{name} is {limit}; expected a number from 0, or no such line")
+
+
+AT_MOST = frozenset({"program_size_ratio", "parity_error_ratio", "latency_ratio"})
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLine:
+    """One limit, what was measured against it, and the verdict."""
+
+    name: str
+    limit: float
+    value: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as it stands in verify.json."""
+        return asdict(self)
+
+
+def judge(name: str, limit: float, value: float | None, low: float | None, high: float | None) -> BudgetLine:
+    """Pass when the whole interval keeps the limit, fail when all of it breaks it, else not enough data.
+
+    An exact figure, such as a size, has `low == high == value`. An end that is None is unknown:
+    nothing passes or fails on its account.
+    """
+    if name in AT_MOST:
+        passes, fails = high is not None and high <= limit, low is not None and low > limit
+    else:
+        passes, fails = low is not None and low >= limit, high is not None and high < limit
+    verdict: Verdict = "pass" if passes else "fail" if fails else "not enough data"
+    return BudgetLine(name, limit, value, low, high, verdict)
+
+
+def judge_exact(name: str, limit: float, value: float) -> BudgetLine:
+    """Judge a figure that is counted, not estimated."""
+    return judge(name, limit, value, value, value)
+
+
+def judge_retention(name: str, limit: float, estimate: Estimate, *, languages: int = 1) -> BudgetLine:
+    """Judge a retention, and pass it only if the sample could have shown a loss.
+
+    When none of n hits is lost the bootstrap sees no spread, yet a loss rate of r goes unseen with
+    probability (1 - r)^n. So a pass takes at least ln(languages / 0.05) / (1 - limit) hits of the
+    baseline: 150 for a limit of 0.98, and 153 in every one of 100 languages for a limit of 0.95. A
+    limit above 0.99 asks for no more hits than 0.99 does.
+
+    Source: the rule of three, Hanley and Lippman-Hand 1983, JAMA 249:1743.
+
+    Args:
+        languages: how many languages the floor is for; each of them is tried.
+    """
+    line = judge(name, limit, estimate.value, estimate.low, estimate.high)
+    if line.verdict == "pass" and estimate.hits < hits_needed(limit, languages):
+        return BudgetLine(name, limit, estimate.value, estimate.low, estimate.high, "not enough data")
+    return line
+
+
+def hits_needed(limit: float, languages: int = 1) -> int:
+    """Least number of baseline hits (in each language) on which a retention limit can pass."""
+    loss = max(1.0 - limit, 0.01)  # no sample could show that nothing at all is lost
+    return math.ceil(math.log(languages / _MISS) / loss - 1e-9)
+
+
+def overall(lines: Sequence[BudgetLine]) -> Verdict:
+    """Fail if a line fails, else not enough data if a line says so or there is none, else pass."""
+    verdicts = {line.verdict for line in lines}
+    if "fail" in verdicts:
+        return "fail"
+    return "pass" if verdicts == {"pass"} else "not enough data"

@@ -1,0 +1,1 @@
+"""What composes stages: recipes, the demo, search."""

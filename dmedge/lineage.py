@@ -1,0 +1,46 @@
+"""Where an artifact came from: its parents' digests, resolved to the directories that hold them."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmedge.artifact import Artifact, find_artifacts
+from dmedge.errors import ArtifactError
+from dmedge.manifest import Manifest, read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """One artifact that another was made from."""
+
+    role: str  # what it was to its child, e.g. "parent" or "teacher"
+    digest: str
+    depth: int  # 1 for a parent, 2 for a grandparent
+    root: Path | None  # None: nothing with this digest was found
+    manifest: Manifest | None
+
+
+def trace_lineage(artifact: Artifact, places: Sequence[Path] = (Path("runs"),)) -> tuple[Ancestor, ...]:
+    """All ancestors of `artifact`, each before its own parents.
+
+    Args:
+        places: where to look for them, besides the directory that `artifact` stands in; what is
+            damaged there is no ancestor, since no digest vouches for it.
+    """
+    known: dict[str, tuple[Path, Manifest]] = {}
+    for folder in [folder for place in (artifact.root.parent, *places) for folder in find_artifacts(place)]:
+        with suppress(ArtifactError):
+            manifest = read_manifest(folder)
+            known.setdefault(manifest.digest, (folder, manifest))
+    return tuple(_ancestors(artifact.manifest, known, depth=1))
+
+
+def _ancestors(child: Manifest, known: dict[str, tuple[Path, Manifest]], depth: int) -> list[Ancestor]:
+    found = []
+    for role, digest in child.parents.items():
+        root, manifest = known.get(digest, (None, None))
+        found.append(Ancestor(role, digest, depth, root, manifest))
+        if manifest is not None:  # a digest covers those of the parents, so this ends
+            found += _ancestors(manifest, known, depth + 1)
+    return found

@@ -1,0 +1,87 @@
+"""What a person watching sees on standard error: messages and progress. Standard output is for results."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+logger = logging.getLogger("dmedge")
+
+_LINE_INTERVAL_S = 10.0
+
+
+class Advance(Protocol):
+    """Moves a progress display on by `steps` and shows a short `note` beside it."""
+
+    def __call__(self, steps: float = 1, note: str = "") -> None:
+        """Count `steps` more as done."""
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Send dmedge's own messages from `level` up to standard error; calling it again changes the level."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=_stderr(), show_time=False, show_path=False, show_level=False)
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+@contextmanager
+def progress(description: str, total: float | None = None) -> Iterator[Advance]:
+    """Show work in progress on standard error: a bar on a terminal, a line every few seconds elsewhere.
+
+    Args:
+        total: how many steps there are [default: unknown].
+    """
+    console = _stderr()
+    display = _bar if console.is_terminal else _lines
+    with display(console, description, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(console: "Console", description: str, total: float | None) -> Iterator[Advance]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(description, total=total, note="")
+
+        def advance(steps: float = 1, note: str = "") -> None:
+            bars.advance(task, steps)
+            if note:
+                bars.update(task, note=note)
+
+        yield advance
+
+
+@contextmanager
+def _lines(console: "Console", description: str, total: float | None) -> Iterator[Advance]:
+    done, began, last = 0.0, time.monotonic(), time.monotonic()
+
+    def advance(steps: float = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += steps
+        if time.monotonic() - last >= _LINE_INTERVAL_S or (done == total and last > began):
+            last = time.monotonic()
+            of = f"/{total:g}" if total is not None else ""
+            console.print(f"{description} {done:g}{of} {last - began:.0f} s {note}".rstrip(), markup=False)
+
+    yield advance
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)

@@ -1,0 +1,1 @@
+"""The models: towers, fusion, heads, and the checkpoint that holds them."""

@@ -1,0 +1,112 @@
+"""Checkpoints on disk: the Hugging Face layout, one directory, nothing pickled."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dmedge.artifact import Artifact, Program, TensorSpec
+from dmedge.config import load_config
+from dmedge.data.tokenizer import Tokenizer
+from dmedge.data.transforms import Preprocess
+from dmedge.errors import ArtifactError
+from dmedge.model.config import ModelConfig
+from dmedge.model.dual import DualEncoder
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
+PREPROCESS, LABELS = "preprocessor_config.json", "labels.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model with all that is needed to feed it and to read its outputs."""
+
+    model: DualEncoder
+    tokenizer: Tokenizer
+    preprocess: Preprocess
+    labels: tuple[str, ...]  # of the classification head
+    quantization: Mapping[str, str] | None = None  # module -> scheme; None for a float checkpoint
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write the files of `checkpoint` into an existing `folder`.
+
+    Args:
+        folder: usually `Draft.path`.
+        checkpoint: what to write.
+        dtype: of the float weights on disk; they are float32 again once loaded.
+    """
+    config: dict[str, object] = {"model_type": "dmedge", "architectures": ["DualEncoder"]}
+    config |= asdict(checkpoint.model.config)
+    if checkpoint.quantization is not None:
+        config["quantization"] = dict(checkpoint.quantization)
+    state = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in checkpoint.model.state_dict().items()
+    }
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    _write_json(folder / CONFIG, config)
+    _write_json(folder / PREPROCESS, checkpoint.preprocess.to_json())
+    _write_json(folder / LABELS, list(checkpoint.labels))
+    shutil.copyfile(checkpoint.tokenizer.model_path, folder / TOKENIZER)
+
+
+def load_checkpoint(artifact: Artifact) -> Checkpoint:
+    """Rebuild the model of a checkpoint, in evaluation mode, with float32 weights.
+
+    Raises:
+        ArtifactError: the artifact is no checkpoint, or its files do not fit together.
+    """
+    if artifact.manifest.kind != "checkpoint":
+        raise ArtifactError(f"{artifact.root}: found a {artifact.manifest.kind}; expected a checkpoint; run dmedge train")
+    table = json.loads(artifact.file(CONFIG).read_text(encoding="utf-8"))
+    plan = table.pop("quantization", None)
+    shape = {key: value for key, value in table.items() if key not in ("model_type", "architectures")}
+    model = DualEncoder(load_config(ModelConfig, shape, where=CONFIG))
+    if plan is not None:
+        from dmedge.model.quantized import rebuild_quantized_
+
+        rebuild_quantized_(model, plan)
+    try:
+        state = load_file(artifact.file(WEIGHTS))
+        floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        model.load_state_dict(floats)
+    except (SafetensorError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{artifact.file(WEIGHTS)}: does not fit {CONFIG}: {error}; make the checkpoint again"
+        ) from error
+    return Checkpoint(
+        model=model.eval().requires_grad_(False),
+        tokenizer=Tokenizer(artifact.file(TOKENIZER), model.config.context_length),
+        preprocess=Preprocess.from_json(json.loads(artifact.file(PREPROCESS).read_text(encoding="utf-8"))),
+        labels=tuple(json.loads(artifact.file(LABELS).read_text(encoding="utf-8"))),
+        quantization=plan,
+    )
+
+
+def checkpoint_programs(config: ModelConfig, *, file: str = WEIGHTS) -> tuple[Program, ...]:
+    """The programs of a torch checkpoint, with the shapes that every export keeps."""
+    size, patches = config.image_size, (config.image_size // 8) ** 2
+    pixels = TensorSpec("pixels", ("batch", size, size, 3), "uint8", (0, 255))
+    ids = TensorSpec("ids", ("batch", "length"), "int32", (0, config.vocab_size - 1))
+    mask = TensorSpec("mask", ("batch", "length"), "int32", (0, 1))
+    embedding = TensorSpec("embedding", ("batch", config.embed_dim), "float32", (-1, 1))
+    patch = TensorSpec("patches", ("batch", patches, 4 * config.image_width), "float32")
+    tokens = TensorSpec("tokens", ("batch", "length", config.text_width), "float32")
+    programs = [
+        Program("encode_image", file, "torch", (pixels,), (embedding, patch)),
+        Program("encode_text", file, "torch", (ids, mask), (embedding, tokens)),
+    ]
+    if config.fusion != "none":
+        outputs = (TensorSpec("match", ("batch",), "float32"), TensorSpec("classes", ("batch", config.classes), "float32"))
+        programs.append(Program("fuse", file, "torch", (patch, tokens, mask), outputs))
+    return tuple(programs)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

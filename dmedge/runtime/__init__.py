@@ -1,0 +1,1 @@
+"""One small Session protocol over torch, onnxruntime and executorch."""

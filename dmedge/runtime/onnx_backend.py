@@ -1,0 +1,84 @@
+"""Programs in ONNX Runtime; runs inside a worker process."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmedge.artifact import Program
+from dmedge.errors import DmedgeError, require
+from dmedge.runtime.backend import time_runs
+from dmedge.runtime.wire import Array
+
+PROVIDERS = ["CPUExecutionProvider"]
+
+_ERROR_NAMES = (
+    *("EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "ModelLoaded"),
+    *("NoModel", "NoSuchFile", "NotImplemented", "RuntimeException"),
+)
+
+
+class OnnxBackend:
+    """One inference session per program."""
+
+    def __init__(self, threads: int) -> None:
+        self._runtime = require("onnxruntime", "onnx")
+        state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
+        self._errors: tuple[type[Exception], ...] = tuple(getattr(state, name) for name in _ERROR_NAMES)
+        self.version: str = self._runtime.__version__
+        self._options = self._runtime.SessionOptions()
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+        self._options.log_severity_level = 3  # errors only
+        self._sessions: dict[str, Any] = {}
+        self._names: dict[str, tuple[list[str], list[str]]] = {}
+
+    def load(self, root: Path, programs: Sequence[Program]) -> None:
+        """Load every program below `root`.
+
+        Raises:
+            DmedgeError: a file is no ONNX model, or is not run by the provider that was asked for.
+        """
+        for program in programs:
+            path = root / program.file
+            with self._explained(f"cannot load {path}"):
+                session = self._runtime.InferenceSession(str(path), self._options, providers=PROVIDERS)
+            if session.get_providers() != PROVIDERS:
+                raise DmedgeError(
+                    f"{path}: onnxruntime chose {session.get_providers()}; expected {PROVIDERS}; "
+                    "install the plain onnxruntime package"
+                )
+            found = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
+            expected = [spec.name for spec in program.inputs], [spec.name for spec in program.outputs]
+            if found != expected:
+                raise DmedgeError(f"{path}: has inputs and outputs {found}; the manifest names {expected}; export again")
+            self._sessions[program.name], self._names[program.name] = session, expected
+
+    def run(self, program: str, inputs: Sequence[Array], outputs: Sequence[int]) -> list[Array]:
+        """Run one program once and return the outputs asked for."""
+        input_names, output_names = self._names[program]
+        wanted = [output_names[index] for index in outputs]
+        with self._explained(f"{program} failed"):
+            results: list[Array] = self._sessions[program].run(wanted, dict(zip(input_names, inputs, strict=True)))
+        return results
+
+    def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:
+        """Time `runs` executions in ns, with inputs bound beforehand."""
+        session, (input_names, output_names) = self._sessions[program], self._names[program]
+        binding = session.io_binding()
+        for name, array in zip(input_names, inputs, strict=True):
+            binding.bind_cpu_input(name, array)
+        for name in output_names:
+            binding.bind_output(name)
+        with self._explained(f"{program} failed"):
+            return time_runs(lambda: session.run_with_iobinding(binding), runs)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise DmedgeError(f"{what}: {error}; expected a program made for onnxruntime; run dmedge export") from error

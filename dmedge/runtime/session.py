@@ -1,0 +1,164 @@
+"""One way to run an artifact's programs, whatever runtime carries them."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmedge.artifact import Artifact, Program, TensorSpec
+from dmedge.config import near_match
+from dmedge.errors import ArtifactError, DataError, DmedgeError
+from dmedge.runtime.wire import Array
+
+TIMEOUT_S = 600.0
+
+
+class SessionFacts(TypedDict):
+    """What a measurement says of the session it was taken in."""
+
+    runtime: str
+    version: str  # of the runtime's package
+    threads: int
+    load_ms: float  # reading all programs, with the file in the page cache or not
+    base_rss_bytes: int  # resident memory with the runtime imported, before any program was read
+    peak_rss_bytes: int  # largest resident memory of the process that runs the programs, until now
+
+
+class Session(Protocol):
+    """Loaded programs: "encode_image", "encode_text" and, where the model fuses, "fuse"."""
+
+    def run(self, program: str, inputs: Sequence[Array]) -> list[Array]:
+        """Run one program once.
+
+        Raises:
+            DataError: the inputs do not fit the program.
+            DmedgeError: there is no such program, or the runtime failed or died.
+        """
+
+    def run_many(
+        self, program: str, items: Sequence[Sequence[Array]], *, outputs: Sequence[int] | None = None
+    ) -> list[list[Array]]:
+        """Run one program for each item; an item's result never depends on its neighbours.
+
+        Args:
+            items: inputs of each run; shapes may differ between items.
+            outputs: indices of the outputs to return [default: all]; leaving out large ones saves their copies.
+
+        Raises:
+            DataError: the inputs do not fit the program.
+            DmedgeError: there is no such program, or the runtime failed or died.
+        """
+
+    def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:
+        """Nanoseconds that each of `runs` executions took, on inputs already in place; nothing is warmed up before."""
+
+    def facts(self) -> SessionFacts:
+        """The runtime, and what it has used so far."""
+
+    def close(self) -> None:
+        """Release the programs; closing twice is fine."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_session(artifact: Artifact, *, threads: int = 1, timeout_s: float = TIMEOUT_S) -> Session:
+    """Load the programs of a checkpoint (in this process, by torch) or of a bundle (in a worker process).
+
+    Args:
+        threads: threads that one run may use.
+        timeout_s: longest wait for one answer of a worker (a run, or a chunk of many).
+
+    Raises:
+        ArtifactError: the artifact holds nothing to run, or programs of several runtimes.
+        DmedgeError: the runtime is not installed, or cannot load the programs.
+    """
+    if threads < 1:
+        raise DmedgeError(f"threads is {threads}; expected 1 or more")
+    if artifact.manifest.kind == "checkpoint":
+        from dmedge.runtime.torch_session import TorchSession
+
+        return TorchSession(artifact, threads=threads)
+    runtimes = sorted({program.runtime for program in artifact.manifest.programs})
+    if runtimes not in (["executorch"], ["onnxruntime"]):
+        raise ArtifactError(
+            f"{artifact.root}: {artifact.manifest.kind} with programs for {runtimes or 'no runtime'}; "
+            "expected a checkpoint, or a bundle for executorch or onnxruntime; run dmedge export"
+        )
+    from dmedge.runtime.worker_session import WorkerSession
+
+    return WorkerSession(artifact, threads=threads, timeout_s=timeout_s)
+
+
+def find_program(programs: Iterable[Program], name: str) -> Program:
+    """The program called `name`.
+
+    Raises:
+        DmedgeError: there is none.
+    """
+    table = {program.name: program for program in programs}
+    if name not in table:
+        raise DmedgeError(f"no program {name!r} in this artifact{near_match(name, sorted(table))}")
+    return table[name]
+
+
+def check_inputs(program: Program, inputs: Sequence[Array]) -> None:
+    """Compare inputs with what `program` takes; dimensions of one name must agree, whatever their size.
+
+    Raises:
+        DataError: their number, a dtype or a shape differs.
+    """
+    if len(inputs) != len(program.inputs):
+        names = [spec.name for spec in program.inputs]
+        raise DataError(f"{program.name}: {len(inputs)} inputs; expected {len(names)}: {', '.join(names)}")
+    sizes: dict[str, int] = {}
+    for spec, array in zip(program.inputs, inputs, strict=True):
+        if array.dtype.name != spec.dtype or not _fits(array.shape, spec, sizes):
+            shape = ", ".join(f"{name}={sizes[name]}" if name in sizes else str(name) for name in spec.shape)  # type: ignore[index]
+            raise DataError(
+                f"{program.name}: input {spec.name!r} is {array.dtype.name}{list(array.shape)}; "
+                f"expected {spec.dtype}[{shape}]; convert it before the call"
+            )
+
+
+def _fits(shape: tuple[int, ...], spec: TensorSpec, sizes: dict[str, int]) -> bool:
+    if len(shape) != len(spec.shape):
+        return False
+    return all(
+        found == (expected if isinstance(expected, int) else sizes.setdefault(expected, found))
+        for found, expected in zip(shape, spec.shape, strict=True)
+    )
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now, 0 where the system does not tell."""
+    return _status_bytes("VmRSS")
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident memory of this process until now.
+
+    Linux counts it in /proc; its `ru_maxrss` survives exec, so a worker would report its parent's peak.
+    """
+    peak = _status_bytes("VmHWM")
+    if peak:
+        return peak
+    import resource  # unknown to Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _status_bytes(key: str) -> int:
+    path = Path("/proc/self/status")
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024  # always given in kB
+    return 0

@@ -1,0 +1,174 @@
+"""A session whose programs run in a worker process, where a crash costs one error message."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmedge.artifact import Artifact
+from dmedge.errors import DmedgeError
+from dmedge.runtime.session import SessionFacts, check_inputs, find_program
+from dmedge.runtime.wire import Array, pack, unpack
+
+CHUNK = 512  # items in one message
+_TAIL_BYTES = 2000
+_END_WAIT_S = 5.0
+
+
+class WorkerSession:
+    """The programs of a bundle in one worker process; not to be shared between threads."""
+
+    def __init__(self, artifact: Artifact, *, threads: int, timeout_s: float) -> None:
+        self._programs = artifact.manifest.programs
+        self._runtime = self._programs[0].runtime
+        self._root = artifact.root.resolve()
+        files = ", ".join(sorted({program.file for program in self._programs}))
+        self._name = f"{artifact.root} ({files}): the {self._runtime} worker"
+        self._timeout_s = timeout_s
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `_end`
+        self._process, self._requests, self._answers = _start_worker(self._stderr, threads)
+        self._end = weakref.finalize(self, _end, self._process, self._requests, self._answers, self._stderr)
+        try:
+            self._ask("load", (self._runtime, threads, self._root, self._programs), "while loading its programs")
+        except DmedgeError:
+            self.close()
+            raise
+
+    @property
+    def process_id(self) -> int:
+        """Process id of the worker."""
+        return self._process.pid
+
+    def run(self, program: str, inputs: Sequence[Array]) -> list[Array]:
+        """See `Session.run`."""
+        return self.run_many(program, [inputs])[0]
+
+    def run_many(
+        self, program: str, items: Sequence[Sequence[Array]], *, outputs: Sequence[int] | None = None
+    ) -> list[list[Array]]:
+        """See `Session.run_many`; every item is a run of its own, as on a device."""
+        spec = find_program(self._programs, program)
+        for inputs in items:
+            check_inputs(spec, inputs)
+        wanted = tuple(range(len(spec.outputs)) if outputs is None else outputs)
+        results = []
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            packed = self._ask("run", (program, pack(chunk), len(chunk), wanted), f"while running {program}")
+            results += unpack(packed, len(chunk))
+        return results
+
+    def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:
+        """See `Session.time`."""
+        check_inputs(find_program(self._programs, program), inputs)
+        elapsed = self._ask("time", (program, pack([inputs]), runs), f"while timing {program}")
+        return np.frombuffer(elapsed, np.int64)
+
+    def facts(self) -> SessionFacts:
+        """See `Session.facts`; memory is the worker's."""
+        facts: SessionFacts = self._ask("facts", (), "while counting its memory")
+        return facts
+
+    def close(self) -> None:
+        """End the worker; closing twice is fine."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, method: str, arguments: tuple[object, ...], doing: str) -> Any:
+        """One request and its answer, or a DmedgeError that says what became of the worker."""
+        if not self._end.alive:
+            raise DmedgeError(f"{self._name}: is closed; expected an open session; open it again")
+        try:
+            self._requests.send((method, arguments))
+            if not self._answers.poll(self._timeout_s):
+                raise self._overdue(doing)
+            is_fine, answer = self._answers.recv()
+        except (EOFError, OSError):
+            raise self._obituary(doing) from None
+        if not is_fine:
+            raise DmedgeError(str(answer))
+        return answer
+
+    def _overdue(self, doing: str) -> DmedgeError:
+        self._process.kill()
+        self.close()
+        return DmedgeError(
+            f"{self._name}: gave no answer within {self._timeout_s:g} s {doing} and was ended; "
+            "expected an answer; use a smaller input, or a longer time limit"
+        )
+
+    def _obituary(self, doing: str) -> DmedgeError:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_WAIT_S)
+        code, last_words = self._process.returncode, _tail(self._stderr)
+        self.close()
+        advice = _ADVICE.get(code, "the program may be damaged: run dmedge export again")
+        heard = f"; it last said: {last_words}" if last_words else ""
+        return DmedgeError(f"{self._name}: {_exit_words(code)} {doing}; expected an answer; {advice}{heard}")
+
+
+_ADVICE = {
+    -signal.SIGKILL: "the system ends processes so when memory runs out: close other programs or use fewer workers",
+    -signal.SIGILL: "the runtime uses instructions that this processor lacks: use another machine",
+}
+
+
+def _start_worker(stderr: IO[bytes], threads: int) -> tuple[subprocess.Popen[bytes], Connection, Connection]:
+    request_end, request_start = os.pipe()
+    answer_end, answer_start = os.pipe()
+    # -P and an explicit path: a module lying in the working directory must not shadow a library.
+    path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100  # no symlinks resolved
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "dmedge.runtime.worker"],
+        stdin=request_end,
+        stdout=answer_start,
+        stderr=stderr,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)},
+    )
+    os.close(request_end)
+    os.close(answer_start)
+    return process, Connection(request_start, readable=False), Connection(answer_end, writable=False)
+
+
+def _end(process: subprocess.Popen[bytes], requests: Connection, answers: Connection, stderr: IO[bytes]) -> None:
+    requests.close()
+    answers.close()
+    try:
+        process.wait(_END_WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    stderr.close()
+
+
+def _exit_words(code: int | None) -> str:
+    if code is None:
+        return "closed its connection"
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit status {code}"
+
+
+def _tail(stream: IO[bytes]) -> str:
+    """The last lines a worker wrote, on one line."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - _TAIL_BYTES))
+    lines = [line.strip() for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return " | ".join(lines[-3:])

@@ -1,0 +1,1 @@
+"""Export: programs for a target, and the bundle that carries them."""

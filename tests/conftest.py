@@ -1,0 +1,52 @@
+"""Fixtures that many tests share."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmedge.artifact import Artifact, new_artifact
+from dmedge.manifest import Kind
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every test draws the same random numbers, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    try:
+        import torch
+    except ImportError:  # a core install, in which the torch tests are not collected
+        return
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+MakeArtifact = Callable[..., Artifact]
+
+
+@pytest.fixture
+def make_artifact(tmp_path: Path) -> MakeArtifact:
+    """Write a small artifact of any kind: `make_artifact("runs/a", kind="bundle", files={"x": b"1"})`."""
+
+    def make(
+        out: str | Path,
+        *,
+        kind: Kind = "checkpoint",
+        files: dict[str, bytes] | None = None,
+        parents: dict[str, str] | None = None,
+        config: dict[str, object] | None = None,
+    ) -> Artifact:
+        with new_artifact(tmp_path / out) as draft:
+            for name, content in (files or {"weights.bin": b"weights"}).items():
+                (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
+                (draft.path / name).write_bytes(content)
+            return draft.finish(kind=kind, stage="test", config=config or {"seed": 0}, parents=parents)
+
+    return make

@@ -1,0 +1,86 @@
+"""From a drawn batch to tensors: augmentation, text noise, tokens, padding."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import sentencepiece
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmedge.data.tokenizer import Tokenizer
+from dmedge.training.augment import augment_images, noisy_text
+from dmedge.training.config import TrainConfig
+from dmedge.training.data import Batch, TrainingData, draw_batch
+from dmedge.training.objective import TextChunk
+
+CHUNKS = 3  # texts of one batch are padded in this many groups of similar length
+SAMPLING_ALPHA = 0.2  # of the subword lattice; smaller is more random
+
+
+@dataclass(frozen=True, eq=False)
+class Batcher:
+    """Builds the tensors of any step; holds the tokens of every training text."""
+
+    data: TrainingData
+    tokenizer: Tokenizer
+    config: TrainConfig
+    tokens: tuple[list[int], ...]
+
+    def draw(self, step: int) -> tuple[Batch, np.random.Generator, torch.Generator]:
+        """Draw the batch of `step` and the generators that its augmentation uses."""
+        rng = np.random.default_rng([self.config.seed, step])
+        batch = draw_batch(
+            self.data, rng, self.config.batch_size, self.config.texts_per_image, self.config.name_share
+        )
+        sentencepiece.set_random_generator_seed(int(rng.integers(2**31)))
+        return batch, rng, torch.Generator().manual_seed(int(rng.integers(2**31)))
+
+    def images(self, batch: Batch, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """Augmented uint8 [B, S, S, 3] pixels."""
+        start, stop = (self.data.first_image[batch.concepts + i] for i in (0, 1))
+        partners = start + (rng.random(len(start)) * (stop - start)).astype(np.int64)
+        first, second = (torch.from_numpy(self.data.images[rows]) for rows in (batch.images, partners))
+        return augment_images(first, second, generator, self.config.augment)
+
+    def token_ids(self, rows: NDArray[np.int64], rng: np.random.Generator) -> list[list[int]]:
+        """Tokens of training texts, some of them misspelt, some split in another way."""
+        draw = rng.random((2, len(rows)))
+        return [
+            self._disturbed(int(row), rng, draw[0, i] < self.config.text_noise, draw[1, i] < self.config.subword_sampling)
+            for i, row in enumerate(rows)
+        ]
+
+    def _disturbed(self, row: int, rng: np.random.Generator, is_noisy: bool, is_sampled: bool) -> list[int]:
+        if not (is_noisy or is_sampled):
+            return self.tokens[row]
+        text = self.data.texts[row]
+        if is_noisy:
+            text = noisy_text(text, rng)
+        return self.tokenizer.encode(text, sampling_alpha=SAMPLING_ALPHA if is_sampled else None)
+
+    def text_chunks(self, batch: Batch, rng: np.random.Generator) -> list[TextChunk]:
+        """Padded texts in groups of similar length."""
+        ids = self.token_ids(batch.texts, rng)
+        order = np.argsort([len(item) for item in ids], kind="stable")
+        return [
+            TextChunk(*pad([ids[i] for i in part]), torch.from_numpy(batch.text_row[part]))
+            for part in np.array_split(order, CHUNKS)
+            if len(part)
+        ]
+
+
+def pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Pad id lists with 0 to the longest; return int32 [B, L] ids and mask."""
+    length = max(len(item) for item in ids)
+    padded = np.zeros((len(ids), length), np.int32)
+    mask = np.zeros((len(ids), length), np.int32)
+    for row, item in enumerate(ids):
+        padded[row, : len(item)] = item
+        mask[row, : len(item)] = 1
+    return torch.from_numpy(padded), torch.from_numpy(mask)
+
+
+def make_batcher(data: TrainingData, tokenizer: Tokenizer, config: TrainConfig) -> Batcher:
+    """Tokenise every training text once."""
+    return Batcher(data, tokenizer, config, tuple(tokenizer.encode(text) for text in data.texts))

@@ -1,0 +1,126 @@
+"""Training data as flat arrays, and batches drawn from it by step number.
+
+A batch depends on nothing but (seed, step), so a resumed run sees the batches that the
+uninterrupted run would have seen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmedge.data.emoji import TRAIN_STYLES, EmojiPack
+from dmedge.data.splits import is_unseen_emoji, training_texts
+from dmedge.errors import DataError
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Images and texts of C concepts in L languages.
+
+    `first_image` [C + 1] and `first_text` [C * L + 1] are offsets: the images of concept c are
+    rows first_image[c] to first_image[c + 1]; the texts of (c, l) likewise, a name first.
+    """
+
+    images: NDArray[np.uint8]  # [N, S, S, 3]
+    first_image: Index
+    texts: tuple[str, ...]
+    first_text: Index
+    text_concept: Index  # [T]
+    languages: tuple[str, ...]
+    classes: Index  # [C]
+    class_siblings: Index  # [C], a finer group: confusable concepts share it
+    labels: tuple[str, ...]
+
+    @property
+    def concepts(self) -> int:
+        """Number of concepts."""
+        return len(self.classes)
+
+
+def emoji_training_data(pack: EmojiPack) -> TrainingData:
+    """Training styles, training cells and seen emoji of the embedded pack."""
+    concept_of = {
+        i: c for c, i in enumerate(i for i, emoji in enumerate(pack.emoji) if not is_unseen_emoji(emoji.hexcode))
+    }
+    seen = np.fromiter(concept_of, np.int64)
+    language_of = {locale: number for number, locale in enumerate(pack.locales)}
+    rows = sorted(
+        (concept_of[text.emoji], language_of[text.locale], not text.is_name, text.text)
+        for text in training_texts(pack)
+    )
+    cells = np.array([concept * len(language_of) + language for concept, language, _, _ in rows], np.int64)
+    pictures, owners = [], []
+    for style in TRAIN_STYLES:
+        images, present = pack.images(style)
+        drawn = seen[present[seen]]
+        pictures.append(images[drawn])
+        owners.append(np.array([concept_of[int(i)] for i in drawn], np.int64))
+    owner = np.concatenate(owners)
+    order = np.argsort(owner, kind="stable")
+    return TrainingData(
+        images=np.concatenate(pictures)[order],
+        first_image=_offsets(owner, len(seen)),
+        texts=tuple(row[3] for row in rows),
+        first_text=_offsets(cells, len(seen) * len(language_of)),
+        text_concept=np.array([row[0] for row in rows], np.int64),
+        languages=pack.locales,
+        classes=np.array([pack.emoji[i].group for i in seen], np.int64),
+        class_siblings=np.array([pack.emoji[i].subgroup for i in seen], np.int64),
+        labels=pack.groups,
+    )
+
+
+def _offsets(owner: Index, count: int) -> Index:
+    return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))]).astype(np.int64)
+
+
+def load_training_data(name: str) -> TrainingData:
+    """Training data by the name that a recipe gives it.
+
+    Raises:
+        DataError: no such data.
+    """
+    from dmedge.data.emoji import load_pack
+
+    if name != "emoji":
+        raise DataError(f"data = {name!r}; expected 'emoji', the data that ships with dmedge")
+    return emoji_training_data(load_pack())
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's draw: row i of `images` and the texts with `text_row` i belong to `concepts[i]`."""
+
+    concepts: Index  # [B]
+    images: Index  # [B], rows of TrainingData.images
+    texts: Index  # [B * K], rows of TrainingData.texts
+    text_row: Index  # [B * K]
+
+
+def draw_batch(data: TrainingData, rng: np.random.Generator, size: int, texts_per_image: int, name_share: float) -> Batch:
+    """Draw distinct concepts uniformly, one image and K texts for each, languages uniformly.
+
+    Where the drawn language has no text for the concept, any of the concept's texts stands in.
+    """
+    has_image = np.flatnonzero(np.diff(data.first_image) > 0)
+    concepts = rng.choice(has_image, size=size, replace=size > len(has_image))
+    images = _draw_between(rng, data.first_image[concepts], data.first_image[concepts + 1])
+    languages = len(data.languages)
+    row = np.repeat(np.arange(size), texts_per_image)
+    owner = concepts[row]
+    cell = owner * languages + rng.integers(languages, size=len(row))
+    start, stop = data.first_text[cell], data.first_text[cell + 1]
+    empty = start == stop
+    start = np.where(empty, data.first_text[owner * languages], start)
+    stop = np.where(empty, data.first_text[(owner + 1) * languages], stop)
+    takes_name = rng.random(len(row)) < name_share
+    texts = np.where(takes_name & ~empty, start, _draw_between(rng, start, stop))
+    filled = start < stop  # a concept without any text contributes its image only
+    return Batch(concepts, images, texts[filled], row[filled])
+
+
+def _draw_between(rng: np.random.Generator, start: Index, stop: Index) -> Index:
+    return start + (rng.random(len(start)) * (stop - start)).astype(np.int64)

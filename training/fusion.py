@@ -1,0 +1,59 @@
+"""The fusion's own training: match and class, on frozen towers."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from dmedge.model.dual import DualEncoder
+from dmedge.training.batches import Batcher, pad
+from dmedge.training.data import Batch, TrainingData
+
+BLANK_SHARE = 0.15  # of pairs that lose their picture, and as many that lose their text
+BLANK_TEXT = [1]  # the unknown piece, which an empty query becomes
+
+
+def mismatched_texts(data: TrainingData, batch: Batch, rng: np.random.Generator) -> NDArray[np.int64]:
+    """For every image of a batch a text of another concept, half the time one easily confused with it."""
+    order = np.argsort(data.class_siblings, kind="stable")
+    groups = data.class_siblings[order]
+    start = np.searchsorted(groups, data.class_siblings[batch.concepts], side="left")
+    stop = np.searchsorted(groups, data.class_siblings[batch.concepts], side="right")
+    sibling = order[start + (rng.random(len(start)) * (stop - start)).astype(np.int64)]
+    stranger = rng.integers(data.concepts, size=len(sibling))
+    other = np.where(rng.random(len(sibling)) < 0.5, sibling, stranger)
+    other = np.where(other == batch.concepts, (other + 1) % data.concepts, other)
+    languages = len(data.languages)
+    first, last = data.first_text[other * languages], data.first_text[(other + 1) * languages]
+    return np.minimum(first + (rng.random(len(first)) * (last - first)).astype(np.int64), len(data.texts) - 1)
+
+
+def fusion_loss(model: DualEncoder, batcher: Batcher, step: int) -> Tensor:
+    """Binary cross-entropy of match and cross-entropy of class over one batch of pairs.
+
+    Each image meets one of its own texts and one of another concept. Some matching pairs lose
+    their picture or their text and must be classified from what is left, so neither is ignored.
+    """
+    batch, rng, generator = batcher.draw(step)
+    pixels = batcher.images(batch, rng, generator)
+    owned = np.array([rng.choice(np.flatnonzero(batch.text_row == row)) for row in np.unique(batch.text_row)])
+    matching = batcher.token_ids(batch.texts[owned], rng)
+    mismatched = batcher.token_ids(mismatched_texts(batcher.data, batch, rng), rng)
+    rows = torch.from_numpy(np.concatenate([batch.text_row[owned], np.arange(len(batch.concepts))]))
+    blank = rng.random(len(matching))
+    texts = [BLANK_TEXT if blank[i] < BLANK_SHARE else item for i, item in enumerate(matching)] + mismatched
+    ids, mask = pad(texts)
+    with torch.no_grad():
+        _, patches = model.encode_image(pixels)
+        _, tokens = model.encode_text(ids, mask)
+    has_picture = torch.ones(len(texts), 1, 1)
+    has_picture[: len(matching)][torch.from_numpy(blank > 1 - BLANK_SHARE)] = 0
+    match, classes = model.fuse(patches[rows] * has_picture, tokens, mask)
+    is_match = torch.zeros(len(texts))
+    is_match[: len(matching)] = 1
+    is_whole = torch.ones(len(texts), dtype=torch.bool)
+    is_whole[: len(matching)] = torch.from_numpy((blank >= BLANK_SHARE) & (blank <= 1 - BLANK_SHARE))
+    label = torch.from_numpy(batcher.data.classes[batch.concepts])[rows[: len(matching)]]
+    class_loss = F.cross_entropy(classes[: len(matching)].float(), label)
+    return F.binary_cross_entropy_with_logits(match[is_whole].float(), is_match[is_whole]) + class_loss
