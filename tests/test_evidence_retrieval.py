@@ -9,7 +9,8 @@ from dmedge.evidence.retrieval import Floats, Ints, image_to_text_ranks, macro, 
 
 def unit_rows(n: int, width: int, seed: int) -> Floats:
     rows = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
 def full(n: int, value: int) -> Ints:

@@ -1,22 +1,29 @@
 """Bundles of a tiny, seeded, random model, in both runtimes; written without dmedge's own exporters."""
 
 import logging
+import shutil
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
 from dmedge.artifact import Artifact, Program, TensorSpec, new_artifact
-from dmedge.model.checkpoint import checkpoint_programs
+from dmedge.data.tokenizer import Tokenizer, train_tokenizer
+from dmedge.data.transforms import Preprocess
+from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
 
 CONFIG = ModelConfig(
-    vocab_size=64, classes=5, image_size=16, image_width=8, text_width=32, embed_dim=24, context_length=16, concepts=12
+    vocab_size=320, classes=5, image_size=16, image_width=8, text_width=32, embed_dim=24, context_length=16, concepts=12
 )
+
+WORDS = ["red apple", "green pear", "grüner Baum", "rotes Haus", "red house", "ラーメン", "soupe de nouilles"]
 
 
 class Method(nn.Module):
@@ -39,7 +46,6 @@ def tiny_model() -> DualEncoder:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    fold_batch_norm_(model)
     return model.eval().requires_grad_(False)
 
 
@@ -61,7 +67,9 @@ def bundle_programs(runtime: str, files: dict[str, str]) -> tuple[Program, ...]:
     """The programs of the checkpoint, at batch 1."""
 
     def fixed(spec: TensorSpec) -> TensorSpec:
-        return TensorSpec(spec.name, tuple(1 if size == "batch" else size for size in spec.shape), spec.dtype, spec.bounds)
+        return TensorSpec(
+            spec.name, tuple(1 if size == "batch" else size for size in spec.shape), spec.dtype, spec.bounds
+        )
 
     return tuple(
         Program(
@@ -125,10 +133,52 @@ def write_pte(model: DualEncoder, folder: Path) -> dict[str, str]:
     return dict.fromkeys(names, "programs/model.pte")
 
 
-def write_bundle(out: Path, runtime: str) -> Artifact:
-    """A bundle of `tiny_model` with its programs alone."""
-    model = tiny_model()
+def tiny_tokenizer(folder: Path) -> Tokenizer:
+    """A vocabulary over the words of `WORDS`, with bytes for everything else."""
+    path = folder / "tokenizer.model"
+    train_tokenizer(WORDS * 4, path, CONFIG.vocab_size)
+    return Tokenizer(path, CONFIG.context_length)
+
+
+def write_checkpoint(out: Path) -> Artifact:
+    """A checkpoint of `tiny_model`."""
+    with new_artifact(out) as draft, TemporaryDirectory() as folder:
+        labels = tuple(f"label {i}" for i in range(CONFIG.classes))
+        tokenizer = tiny_tokenizer(Path(folder))
+        save_checkpoint(draft.path, Checkpoint(tiny_model(), tokenizer, Preprocess(CONFIG.image_size), labels))
+        return draft.finish(kind="checkpoint", stage="test", config={}, programs=checkpoint_programs(CONFIG), tools={})
+
+
+def write_bundle(out: Path, checkpoint: Artifact, runtime: str) -> Artifact:
+    """A bundle of a checkpoint of `tiny_model`, with what it takes to feed it."""
     with new_artifact(out) as draft:
         (draft.path / "programs").mkdir()
-        files = write_pte(model, draft.path) if runtime == "executorch" else write_onnx(model, draft.path)
-        return draft.finish(kind="bundle", stage="test", config={}, programs=bundle_programs(runtime, files), tools={})
+        write = write_pte if runtime == "executorch" else write_onnx
+        model = load_checkpoint(checkpoint).model
+        fold_batch_norm_(model)
+        files = write(model, draft.path)
+        for name in ("tokenizer.model", "preprocessor_config.json", "labels.json"):
+            shutil.copyfile(checkpoint.file(name), draft.path / name)
+        return draft.finish(
+            kind="bundle",
+            stage="test",
+            config={},
+            programs=bundle_programs(runtime, files),
+            summary={"context_length": CONFIG.context_length},
+            tools={},
+        )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def onnx_bundle(tiny_checkpoint: Artifact) -> Artifact:
+    return write_bundle(tiny_checkpoint.sibling("onnx"), tiny_checkpoint, "onnxruntime")
+
+
+@pytest.fixture(scope="session")
+def pte_bundle(tiny_checkpoint: Artifact) -> Artifact:
+    return write_bundle(tiny_checkpoint.sibling("pte"), tiny_checkpoint, "executorch")

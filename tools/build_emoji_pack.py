@@ -62,12 +62,14 @@ def pictures_by_style(base: Base, names: Mapping[str, str], roots: Mapping[str, 
 def write_annotations(locales: Mapping[str, Any], path: Path) -> None:
     """One JSON line per locale, xz-compressed."""
     lines = [
-        json.dumps({"locale": tag, **texts}, ensure_ascii=False, separators=(",", ":")) for tag, texts in locales.items()
+        json.dumps({"locale": tag, **texts}, ensure_ascii=False, separators=(",", ":"))
+        for tag, texts in locales.items()
     ]
     path.write_bytes(lzma.compress("\n".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
 def style_entry(style: str, tiles: Mapping[int, Any], emoji_count: int, atlas: Path) -> dict[str, Any]:
+    """What the index says of one style; `present` packs one bit per emoji, the first in the highest bit."""
     present = np.zeros(emoji_count, bool)
     present[sorted(tiles)] = True
     source = next(s for s in SOURCES if s.key == style)
@@ -82,6 +84,7 @@ def style_entry(style: str, tiles: Mapping[int, Any], emoji_count: int, atlas: P
 
 
 def main() -> None:
+    """Fetch, draw, pack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for npm tarballs; fetched when missing")
     parser.add_argument("--out", type=Path, default=PACK, help=f"folder to replace [default: {PACK}]")

@@ -14,7 +14,7 @@ from dmedge.training.config import TrainConfig
 from dmedge.training.data import Batch, TrainingData, draw_batch
 from dmedge.training.objective import TextChunk
 
-CHUNKS = 3  # texts of one batch are padded in this many groups of similar length
+CHUNKS = 6  # texts of one batch are padded in this many groups of similar length
 SAMPLING_ALPHA = 0.2  # of the subword lattice; smaller is more random
 
 

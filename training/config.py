@@ -10,11 +10,11 @@ class TowerConfig:
 
     image_width: int = 40
     text: Literal["transformer", "bag"] = "transformer"
-    text_width: int = 192
+    text_width: int = 160
     text_layers: int = 2
     text_heads: int = 4
     context_length: int = 64
-    embed_dim: int = 256
+    embed_dim: int = 224
     codebook: bool = True
     fusion: Literal["cross-attention", "none"] = "cross-attention"
 
@@ -33,18 +33,19 @@ class TrainConfig:
     steps: int = 1500
     fusion_steps: int = 200
     batch_size: int = 96
-    texts_per_image: int = 6
+    texts_per_image: int = 4
     vocab_size: int = 12000
     warm_start: bool = True
     learning_rate: float = 2e-3
     warmup_steps: int = 50
-    weight_decay: float = 0.02
+    cooldown_share: float = 0.3
+    weight_decay: float = 0.05
     clip_norm: float = 2.0
     ema_decay: float = 0.998
     contrastive_weight: float = 0.5
     name_share: float = 0.6
     text_noise: float = 0.2
-    subword_sampling: float = 0.3
+    subword_sampling: float = 0.5
     augment: float = 1.0
     label_smoothing: float = 0.05
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -60,7 +61,7 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if self.batch_size < 2:
             raise ValueError(f"batch_size is {self.batch_size}; a contrastive loss needs 2 or more")
-        for name in ("name_share", "text_noise", "subword_sampling", "label_smoothing", "ema_decay"):
+        for name in ("name_share", "text_noise", "subword_sampling", "label_smoothing", "ema_decay", "cooldown_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
         if self.learning_rate <= 0:

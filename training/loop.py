@@ -19,7 +19,13 @@ from dmedge.training.batches import Batcher
 from dmedge.training.config import TrainConfig
 from dmedge.training.fusion import fusion_loss
 from dmedge.training.objective import DualObjective
-from dmedge.training.optimizer import learning_rate, make_optimizer, set_learning_rate_, update_average_
+from dmedge.training.optimizer import (
+    cooldown_start,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate_,
+    update_average_,
+)
 
 Evaluate = Callable[[DualEncoder], dict[str, float]]
 FUSION_SEED_STEP = 1 << 40  # fusion batches never repeat those of the towers
@@ -82,7 +88,7 @@ def run_steps(
                 note += f" | recall@10 {state.history[-1].get('recall_at_10', math.nan):.3f}"
             advance(1, note)
             if state.step % config.save_every == 0 or state.step == config.steps:
-                save_state(state, state_file, fingerprint)
+                save_state(state, state_file, fingerprint, config.steps)
 
 
 def train_step(
@@ -134,12 +140,13 @@ def _require_number(loss: torch.Tensor, step: int) -> None:
         )
 
 
-def save_state(state: TrainState, path: Path, fingerprint: str) -> None:
+def save_state(state: TrainState, path: Path, fingerprint: str, steps: int) -> None:
     """Write the state whole: a kill at any moment leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table: dict[str, Any] = {
         "fingerprint": fingerprint,
         "step": state.step,
+        "steps": steps,
         "history": state.history,
         "model": state.model.state_dict(),
         "average": state.average.state_dict(),
@@ -150,16 +157,20 @@ def save_state(state: TrainState, path: Path, fingerprint: str) -> None:
     os.replace(partial, path)
 
 
-def load_state_(state: TrainState, path: Path, fingerprint: str) -> None:
-    """Continue `state` from `path`.
+def load_state_(state: TrainState, path: Path, fingerprint: str, config: TrainConfig) -> None:
+    """Continue `state` from `path`, perhaps to another number of steps.
 
     Raises:
-        ConfigError: the file was written by a run with other settings.
+        ConfigError: the file was written by a run with other settings, or its cool-down has begun
+            and the number of steps is another one.
     """
     table = torch.load(path, weights_only=True)
-    if table["fingerprint"] != fingerprint:
+    plateau = min(cooldown_start(steps, config) for steps in (table["steps"], config.steps))
+    is_same_run = table["fingerprint"] == fingerprint
+    if not is_same_run or (table["steps"] != config.steps and table["step"] > plateau):
+        found = "other settings" if not is_same_run else f"{table['steps']} steps, whose cool-down has begun"
         raise ConfigError(
-            f"{path}: belongs to a run with other settings; expected the settings of this run; "
+            f"{path}: belongs to a run with {found}; expected the settings of this run; "
             f"remove {path.parent}, or choose another --out"
         )
     state.step, state.history = table["step"], table["history"]

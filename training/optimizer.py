@@ -1,7 +1,5 @@
 """The optimiser, the learning-rate schedule and the weight average."""
 
-import math
-
 import torch
 from torch import nn
 
@@ -17,12 +15,22 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
+def cooldown_start(steps: int, config: TrainConfig) -> int:
+    """First step at which the learning rate falls."""
+    return round(steps * (1 - config.cooldown_share))
+
+
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine down to one hundredth of the peak."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
-    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    """Linear warm-up, a plateau, then a linear cool-down to one hundredth of the peak.
+
+    Until the cool-down begins nothing depends on `steps`, so a run can be made longer or shorter.
+
+    Source: Haegele et al. 2024, arXiv:2405.18392.
+    """
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    start = cooldown_start(steps, config)
+    fallen = max(0.0, (step - start) / max(1, steps - start))
+    return config.learning_rate * warm * (1 - 0.99 * fallen)
 
 
 def set_learning_rate_(optimizer: torch.optim.Optimizer, value: float) -> None:

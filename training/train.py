@@ -53,10 +53,11 @@ def train(config: TrainConfig, out: Path) -> Artifact:
     tokenizer = _tokenizer(data, config, steps / "tokenizer.model")
     batcher = make_batcher(data, tokenizer, config)
     state = new_state(_initial_model(batcher), config)
-    fingerprint = hashlib.sha256(canonical_json(asdict(config))).hexdigest()
+    settings = {name: value for name, value in asdict(config).items() if name not in ("steps", "fusion_steps", "storage")}
+    fingerprint = hashlib.sha256(canonical_json(settings)).hexdigest()
     state_file = steps / "state.pt"
     if state_file.exists():
-        load_state_(state, state_file, fingerprint)
+        load_state_(state, state_file, fingerprint, config)
         logger.info("continuing %s at step %d of %d", steps, state.step, config.steps)
     preprocess = Preprocess(size=state.model.config.image_size)
     validation = emoji_evalset(style=VALIDATION_STYLE, split="held_out", part="validation").subset(

@@ -3,8 +3,6 @@
 Built by `tools/build_emoji_pack.py`; sources, authors and licences are in `pack/ATTRIBUTION.md`.
 """
 
-from __future__ import annotations
-
 import json
 import lzma
 from collections.abc import Mapping
@@ -64,6 +62,7 @@ class EmojiPack:
 
     @property
     def styles(self) -> tuple[str, ...]:
+        """Names of the art styles."""
         return tuple(self.style_table)
 
     @cached_property

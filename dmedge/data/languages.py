@@ -1,7 +1,7 @@
 """The 100 locales of the pack, which are 96 languages: four languages come in two scripts."""
 
-from __future__ import annotations
-
+import re
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from dmedge.errors import DataError
@@ -118,33 +118,102 @@ LANGUAGES = {
 }
 
 
+# Languages that CLDR annotates less, or not at all: not in the pack, but a folder of captions may be in them.
+OTHER_LANGUAGES = {
+    "ak": Language("Akan", "Latn"),
+    "ast": Language("Asturian", "Latn"),
+    "bho": Language("Bhojpuri", "Deva"),
+    "bo": Language("Tibetan", "Tibt"),
+    "br": Language("Breton", "Latn"),
+    "ceb": Language("Cebuano", "Latn"),
+    "ckb": Language("Central Kurdish", "Arab"),
+    "co": Language("Corsican", "Latn"),
+    "da": Language("Danish", "Latn"),
+    "doi": Language("Dogri", "Deva"),
+    "dv": Language("Dhivehi", "Thaa"),
+    "dz": Language("Dzongkha", "Tibt"),
+    "ee": Language("Ewe", "Latn"),
+    "eo": Language("Esperanto", "Latn"),
+    "ff": Language("Fula", "Latn"),
+    "fy": Language("Western Frisian", "Latn"),
+    "gn": Language("Guarani", "Latn"),
+    "haw": Language("Hawaiian", "Latn"),
+    "ht": Language("Haitian Creole", "Latn"),
+    "ia": Language("Interlingua", "Latn"),
+    "ig": Language("Igbo", "Latn"),
+    "iu": Language("Inuktitut", "Cans"),
+    "ku": Language("Kurdish", "Latn"),
+    "la": Language("Latin", "Latn"),
+    "lb": Language("Luxembourgish", "Latn"),
+    "lg": Language("Ganda", "Latn"),
+    "lij": Language("Ligurian", "Latn"),
+    "ln": Language("Lingala", "Latn"),
+    "mai": Language("Maithili", "Deva"),
+    "mg": Language("Malagasy", "Latn"),
+    "mi": Language("Māori", "Latn"),
+    "mni": Language("Manipuri", "Beng"),
+    "mt": Language("Maltese", "Latn"),
+    "nb": Language("Norwegian Bokmål", "Latn"),
+    "nn": Language("Norwegian Nynorsk", "Latn"),
+    "ny": Language("Nyanja", "Latn"),
+    "oc": Language("Occitan", "Latn"),
+    "om": Language("Oromo", "Latn"),
+    "qu": Language("Quechua", "Latn"),
+    "rw": Language("Kinyarwanda", "Latn"),
+    "sa": Language("Sanskrit", "Deva"),
+    "sat": Language("Santali", "Olck"),
+    "sc": Language("Sardinian", "Latn"),
+    "sm": Language("Samoan", "Latn"),
+    "sn": Language("Shona", "Latn"),
+    "st": Language("Southern Sotho", "Latn"),
+    "su": Language("Sundanese", "Latn"),
+    "tg": Language("Tajik", "Cyrl"),
+    "tl": Language("Tagalog", "Latn"),
+    "tn": Language("Tswana", "Latn"),
+    "ts": Language("Tsonga", "Latn"),
+    "tt": Language("Tatar", "Cyrl"),
+    "ug": Language("Uyghur", "Arab"),
+    "vec": Language("Venetian", "Latn"),
+    "wo": Language("Wolof", "Latn"),
+    "xh": Language("Xhosa", "Latn"),
+    "yi": Language("Yiddish", "Hebr"),
+}
+
+_SUFFIX = re.compile(r"(?:-(?P<script>[A-Z][a-z]{3}))?(?:-(?P<region>[A-Z]{2}|[0-9]{3}))?")
+
+
 def base_language(tag: str) -> str:
     """The language of a locale without script or region: "sr-Latn" is "sr"."""
     return tag.split("-", 1)[0]
 
 
 def _language(tag: str) -> Language:
-    if tag not in LANGUAGES:
-        raise DataError(f"unknown language {tag!r}; expected a CLDR locale such as de, sr-Latn or zh-Hant; {_HELP}")
-    return LANGUAGES[tag]
-
-
-_HELP = "`dmedge data info` lists them all"
+    known = LANGUAGES | OTHER_LANGUAGES
+    if tag in known:
+        return known[tag]
+    base = base_language(tag)
+    suffix = _SUFFIX.fullmatch(tag.removeprefix(base))
+    if base not in known or suffix is None:
+        close = get_close_matches(tag, known, n=1)
+        hint = f"did you mean {close[0]!r}" if close else "expected a tag such as de, pt-BR or zh-Hant"
+        raise DataError(f"unknown language {tag!r}; {hint}; `dmedge data info` lists those that the pack holds")
+    details = ", ".join(part for part in (suffix["script"], suffix["region"]) if part)
+    return Language(f"{known[base].name} ({details})", suffix["script"] or known[base].script)
 
 
 def language_name(tag: str) -> str:
-    """English name of a locale of the pack.
+    """English name of a language tag, with script and region if it has them.
 
     Raises:
-        DataError: the tag is not a locale of the pack.
+        DataError: the language is unknown, or the tag has another form.
     """
     return _language(tag).name
 
 
 def script_of(tag: str) -> str:
-    """ISO 15924 code of the script of a locale of the pack.
+    """ISO 15924 code of the script that a language tag is usually written in.
 
     Raises:
-        DataError: the tag is not a locale of the pack.
+        DataError: the language is unknown, or the tag has another form.
     """
     return _language(tag).script

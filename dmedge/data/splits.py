@@ -1,7 +1,5 @@
 """Which emoji and which texts are held out: by hash, so that no file and no seed is needed."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Literal, NamedTuple
 

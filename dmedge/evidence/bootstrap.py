@@ -46,9 +46,11 @@ class HitTable:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Artifact recall over baseline recall."""
+    """Artifact recall over baseline recall, and the two recalls themselves."""
 
-    macro: Estimate  # ratio of the means over languages
+    artifact: Estimate  # mean recall over languages
+    baseline: Estimate  # mean recall over languages
+    macro: Estimate  # ratio of the two
     languages: Mapping[int, Estimate]  # by index of the language; simultaneous intervals: all hold together
     worst: Estimate  # the least of `languages`
 
@@ -104,20 +106,19 @@ def bootstrap_retention(
     """
     draws = _draws(table, resamples, seed)
     whole = _recalls(np.ones((1, len(table.count)), dtype=np.float32), table)
-    clusters = (table.count > 0).sum(axis=0)
-    hits = table.baseline.sum(axis=0)
+    clusters, hits = (table.count > 0).sum(axis=0), table.baseline.sum(axis=0)
     values = _ratio(*whole)[0]
     low, high = _band(values, _ratio(*draws), hits, confidence)
     languages = {
-        int(index): Estimate(*map(_plain, bounds), n=int(n), hits=int(hit))
-        for index, *bounds, n, hit in zip(table.language, values, low, high, clusters, hits, strict=True)
+        int(index): _estimate(values[i], low[i], high[i], clusters[i], hits[i])
+        for i, index in enumerate(table.language)
     }
-    macro = _percentiles(_macro_ratio(*whole)[0], _macro_ratio(*draws), confidence)
-    return Retention(
-        macro=Estimate(*map(_plain, macro), n=len(table.count), hits=int(hits.sum())),
-        languages=languages,
-        worst=_least(tuple(languages.values())),
+    means, mean_draws = [_mean(recalls) for recalls in whole], [_mean(recalls) for recalls in draws]
+    baseline, artifact, kept = (
+        _estimate(value[0], *_percentiles(drawn, confidence), len(table.count), hits.sum())
+        for value, drawn in zip([*means, _ratio(*means)], [*mean_draws, _ratio(*mean_draws)], strict=True)
     )
+    return Retention(artifact, baseline, kept, languages, _least(tuple(languages.values())))
 
 
 def _draws(table: HitTable, resamples: int, seed: int) -> tuple[Doubles, Doubles]:
@@ -146,16 +147,14 @@ def _ratio(baseline: Doubles, artifact: Doubles) -> Doubles:
         return np.where(baseline > 0, artifact / baseline, np.nan)
 
 
-def _macro_ratio(baseline: Doubles, artifact: Doubles) -> Doubles:
-    """Ratio of means over the languages that the draw holds; [R]."""
-    n = np.isfinite(baseline).sum(axis=1)
-    return _ratio(np.nansum(baseline, axis=1) / n, np.nansum(artifact, axis=1) / n)
+def _mean(recalls: Doubles) -> Doubles:
+    """[R] mean over the languages that the draw holds."""
+    mean: Doubles = np.nansum(recalls, axis=1) / np.isfinite(recalls).sum(axis=1)
+    return mean
 
 
-def _band(
-    values: Doubles, draws: Doubles, hits: NDArray[np.float32], confidence: float
-) -> tuple[Doubles, Doubles, Doubles]:
-    """Values [L] and the ends of their simultaneous intervals; NaN for languages without a ratio."""
+def _band(values: Doubles, draws: Doubles, hits: NDArray[np.float32], confidence: float) -> tuple[Doubles, Doubles]:
+    """Ends of the simultaneous intervals of [L] values; NaN for languages without a ratio."""
     known = np.isfinite(values) & np.isfinite(draws).all(axis=0)
     low, high = np.full_like(values, np.nan), np.full_like(values, np.nan)
     if known.any():
@@ -169,12 +168,12 @@ def _band(
     return low, high
 
 
-def _percentiles(value: np.float64, draws: Doubles, confidence: float) -> tuple[float, float, float]:
-    if not np.isfinite(value) or not np.isfinite(draws).all():
-        return float(value), np.nan, np.nan
+def _percentiles(draws: Doubles, confidence: float) -> tuple[float, float]:
+    if not np.isfinite(draws).all():
+        return float("nan"), float("nan")
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
-    return float(value), float(low), float(high)
+    return float(low), float(high)
 
 
 def _least(languages: tuple[Estimate, ...]) -> Estimate:
@@ -189,6 +188,10 @@ def _least(languages: tuple[Estimate, ...]) -> Estimate:
         n=min(row.n for row in languages),
         hits=min(row.hits for row in languages),
     )
+
+
+def _estimate(value: float, low: float, high: float, n: float, hits: float) -> Estimate:
+    return Estimate(_plain(value), _plain(low), _plain(high), n=int(n), hits=int(hits))
 
 
 def _plain(number: float) -> float | None:

@@ -26,6 +26,7 @@ from dmedge.artifact import Artifact, Program
 from dmedge.data.tokenizer import Tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError
+from dmedge.runtime.encoder import context_length
 from dmedge.runtime.session import Session
 from dmedge.runtime.wire import Array
 
@@ -142,13 +143,13 @@ def _images_differing(
 
 
 def _texts_differing(bundle: Artifact, texts: Sequence[str], golden: Mapping[str, Array]) -> tuple[str, ...]:
-    wanted = [golden[golden_key("encode_text", case, "ids")] for case in range(len(texts))]
-    if not wanted:
-        return ()
-    tokenizer = Tokenizer(bundle.file("tokenizer.model"), max(ids.shape[1] for ids in wanted))
-    return tuple(
-        text for text, ids in zip(texts, wanted, strict=True) if not np.array_equal(tokenizer.batch([text])[0], ids)
-    )
+    tokenizer = Tokenizer(bundle.file("tokenizer.model"), context_length(bundle))
+    differing = []
+    for case, text in enumerate(texts):
+        ids, mask = (golden[golden_key("encode_text", case, name)] for name in ("ids", "mask"))
+        if tokenizer.encode(text) != ids[mask.astype(np.bool_)].tolist():
+            differing.append(text)
+    return tuple(differing)
 
 
 def _read_cases(folder: Path) -> dict[str, Any]:

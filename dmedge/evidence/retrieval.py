@@ -143,4 +143,5 @@ def blocks(rows: int, columns: int) -> list[slice]:
 def _below(scores: Floats, own: Floats) -> Ints:
     """How many of each row of [b, N] `scores` are clearly below [b] `own`; comparisons with NaN are not."""
     below = scores < (own - TIE)[:, None]
-    return below.view(np.uint8).sum(axis=1, dtype=np.int64)
+    counts: Ints = below.view(np.uint8).sum(axis=1, dtype=np.int64)
+    return counts

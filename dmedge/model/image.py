@@ -57,7 +57,10 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Six residual blocks in three stages; total stride 8, `4 * width` output channels."""
+    """Five residual blocks in three stages; total stride 8, `4 * width` output channels.
+
+    The first stage, which costs most per block, has one block; the others have two.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,12 +68,14 @@ class ConvNet(nn.Module):
         self.input_point: nn.Module = nn.Identity()
         self.stem = ConvNorm(3, width, stride=2)
         self.stem_point: nn.Module = nn.Identity()
-        stages = [(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
-        self.blocks = nn.ModuleList(
-            block
-            for inputs, outputs, stride in stages
-            for block in (ResidualBlock(inputs, outputs, stride), ResidualBlock(outputs, outputs, 1))
-        )
+        shapes = [
+            (width, width, 1),
+            (width, 2 * width, 2),
+            (2 * width, 2 * width, 1),
+            (2 * width, 4 * width, 2),
+            (4 * width, 4 * width, 1),
+        ]
+        self.blocks = nn.ModuleList(ResidualBlock(*shape) for shape in shapes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map uint8 [B, H, W, 3] RGB pixels to a float32 [B, 4 * width, H / 8, W / 8] feature map."""

@@ -40,7 +40,9 @@ class Backend(Protocol):
         """
 
 
-def time_runs(execute: Callable[[], object], runs: int, prepare: Callable[[], object] = lambda: None) -> NDArray[np.int64]:
+def time_runs(
+    execute: Callable[[], object], runs: int, prepare: Callable[[], object] = lambda: None
+) -> NDArray[np.int64]:
     """Nanoseconds of each of `runs` calls of `execute`, each after an untimed `prepare`.
 
     Python's garbage collector is kept out of it.

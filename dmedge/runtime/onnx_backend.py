@@ -54,7 +54,9 @@ class OnnxBackend:
             found = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
             expected = [spec.name for spec in program.inputs], [spec.name for spec in program.outputs]
             if found != expected:
-                raise DmedgeError(f"{path}: has inputs and outputs {found}; the manifest names {expected}; export again")
+                raise DmedgeError(
+                    f"{path}: has inputs and outputs {found}; the manifest names {expected}; export again"
+                )
             self._sessions[program.name], self._names[program.name] = session, expected
 
     def run(self, program: str, inputs: Sequence[Array], outputs: Sequence[int]) -> list[Array]:

@@ -31,6 +31,10 @@ class SessionFacts(TypedDict):
 class Session(Protocol):
     """Loaded programs: "encode_image", "encode_text" and, where the model fuses, "fuse"."""
 
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """What can be run, with the inputs and outputs of each."""
+
     def run(self, program: str, inputs: Sequence[Array]) -> list[Array]:
         """Run one program once.
 
@@ -109,22 +113,30 @@ def find_program(programs: Iterable[Program], name: str) -> Program:
     return table[name]
 
 
-def check_inputs(program: Program, inputs: Sequence[Array]) -> None:
-    """Compare inputs with what `program` takes; dimensions of one name must agree, whatever their size.
+def check_inputs(program: Program, items: Iterable[Sequence[Array]]) -> None:
+    """Compare the inputs of some runs with what `program` takes; within a run, dimensions of one name must agree.
 
     Raises:
         DataError: their number, a dtype or a shape differs.
     """
+    fitting = set()
+    for inputs in items:
+        signature = tuple((array.dtype, array.shape) for array in inputs)
+        if signature not in fitting:
+            _check_run(program, inputs)
+            fitting.add(signature)
+
+
+def _check_run(program: Program, inputs: Sequence[Array]) -> None:
     if len(inputs) != len(program.inputs):
         names = [spec.name for spec in program.inputs]
         raise DataError(f"{program.name}: {len(inputs)} inputs; expected {len(names)}: {', '.join(names)}")
     sizes: dict[str, int] = {}
     for spec, array in zip(program.inputs, inputs, strict=True):
         if array.dtype.name != spec.dtype or not _fits(array.shape, spec, sizes):
-            shape = ", ".join(f"{name}={sizes[name]}" if name in sizes else str(name) for name in spec.shape)  # type: ignore[index]
             raise DataError(
                 f"{program.name}: input {spec.name!r} is {array.dtype.name}{list(array.shape)}; "
-                f"expected {spec.dtype}[{shape}]; convert it before the call"
+                f"expected {spec.dtype}[{', '.join(map(str, spec.shape))}]; convert it before the call"
             )
 
 

@@ -39,14 +39,14 @@ class TorchSession:
             base_rss_bytes=base_rss_bytes,
             peak_rss_bytes=0,
         )
-        self._programs = checkpoint_programs(model.config)
+        self.programs = checkpoint_programs(model.config)
         self._methods: dict[str, Callable[..., Any]] = {
-            program.name: getattr(model, program.name) for program in self._programs
+            program.name: getattr(model, program.name) for program in self.programs
         }
 
     def run(self, program: str, inputs: Sequence[Array]) -> list[Array]:
         """See `Session.run`; the first dimension may be larger than 1."""
-        check_inputs(find_program(self._programs, program), inputs)
+        check_inputs(find_program(self.programs, program), [inputs])
         method = self._find(program)
         with self._torch.inference_mode():
             return [output.numpy() for output in method(*self._tensors(inputs))]
@@ -55,7 +55,7 @@ class TorchSession:
         self, program: str, items: Sequence[Sequence[Array]], *, outputs: Sequence[int] | None = None
     ) -> list[list[Array]]:
         """See `Session.run_many`; items of equal shapes share batches, nothing is padded."""
-        spec = find_program(self._programs, program)
+        spec = find_program(self.programs, program)
         wanted = tuple(range(len(spec.outputs)) if outputs is None else outputs)
         groups: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
         for i, inputs in enumerate(items):
@@ -71,7 +71,7 @@ class TorchSession:
 
     def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:
         """See `Session.time`."""
-        check_inputs(find_program(self._programs, program), inputs)
+        check_inputs(find_program(self.programs, program), [inputs])
         method, tensors = self._find(program), self._tensors(inputs)
         with self._torch.inference_mode():
             return time_runs(lambda: method(*tensors), runs)

@@ -28,7 +28,7 @@ def unpack(packed: Packed, count: int) -> list[list[Array]]:
 
 
 def _split(dtype: str, shapes: bytes, data: bytes, count: int) -> list[Array]:
-    rows: list[list[int]] = np.frombuffer(shapes, np.int32).reshape(count, -1).tolist()
+    rows: list[list[int]] = np.frombuffer(shapes, np.int32).reshape(count, len(shapes) // (4 * count)).tolist()
     flat: Array = np.frombuffer(bytearray(data), np.dtype(dtype))
     arrays, start = [], 0
     for shape in rows:

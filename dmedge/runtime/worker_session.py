@@ -29,17 +29,17 @@ class WorkerSession:
     """The programs of a bundle in one worker process; not to be shared between threads."""
 
     def __init__(self, artifact: Artifact, *, threads: int, timeout_s: float) -> None:
-        self._programs = artifact.manifest.programs
-        self._runtime = self._programs[0].runtime
+        self.programs = artifact.manifest.programs
+        self._runtime = self.programs[0].runtime
         self._root = artifact.root.resolve()
-        files = ", ".join(sorted({program.file for program in self._programs}))
+        files = ", ".join(sorted({program.file for program in self.programs}))
         self._name = f"{artifact.root} ({files}): the {self._runtime} worker"
         self._timeout_s = timeout_s
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `_end`
         self._process, self._requests, self._answers = _start_worker(self._stderr, threads)
         self._end = weakref.finalize(self, _end, self._process, self._requests, self._answers, self._stderr)
         try:
-            self._ask("load", (self._runtime, threads, self._root, self._programs), "while loading its programs")
+            self._ask("load", (self._runtime, threads, self._root, self.programs), "while loading its programs")
         except DmedgeError:
             self.close()
             raise
@@ -57,9 +57,8 @@ class WorkerSession:
         self, program: str, items: Sequence[Sequence[Array]], *, outputs: Sequence[int] | None = None
     ) -> list[list[Array]]:
         """See `Session.run_many`; every item is a run of its own, as on a device."""
-        spec = find_program(self._programs, program)
-        for inputs in items:
-            check_inputs(spec, inputs)
+        spec = find_program(self.programs, program)
+        check_inputs(spec, items)
         wanted = tuple(range(len(spec.outputs)) if outputs is None else outputs)
         results = []
         for start in range(0, len(items), CHUNK):
@@ -70,7 +69,7 @@ class WorkerSession:
 
     def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:
         """See `Session.time`."""
-        check_inputs(find_program(self._programs, program), inputs)
+        check_inputs(find_program(self.programs, program), [inputs])
         elapsed = self._ask("time", (program, pack([inputs]), runs), f"while timing {program}")
         return np.frombuffer(elapsed, np.int64)
 

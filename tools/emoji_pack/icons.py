@@ -21,11 +21,13 @@ def code_key(hexcode: str) -> str:
 
 
 def squash(name: str) -> str:
+    """A name reduced to lower-case letters and digits."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("’", "")).strip("-")  # noqa: RUF001
+    """A name the way iconify writes it: "woman’s boot" is "womans-boot"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("’", "")).strip("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class IconSet:
 
 
 def read_icons(folder: Path) -> IconSet:
+    """The icons of one unpacked iconify package."""
     data = read_json(folder / "icons.json")
     by_code = {code_key(code): name for code, name in read_json(folder / "chars.json").items()}
     return IconSet(data["icons"], data.get("aliases", {}), by_code, data.get("width", 16), data.get("height", 16))
@@ -128,9 +131,7 @@ def match_squashed(
             ranks[squash(name)].setdefault(hexcode, rank)
     manual = read_json(table)
     by_char = {code_key("-".join(f"{ord(c):x}" for c in e["emoji"])): e["hexcode"] for e in base.entries}
-    found = {
-        by_char[code_key("-".join(f"{ord(c):x}" for c in char))]: icon for icon, char in manual["aliases"].items()
-    }
+    found = {by_char[code_key("-".join(f"{ord(c):x}" for c in char))]: icon for icon, char in manual["aliases"].items()}
     used = set(found.values()) | set(manual["skip"])
     for icon in sorted(set(icons.icons) - used):
         candidates = ranks.get(squash(icon), {})

@@ -17,8 +17,8 @@ none of them endorses this project.
 
 - Art: every SVG (or WebP, for fluent-3d) was drawn at 96 pixels on a white background, scaled to 48 pixels,
   and packed into one lossy WebP atlas per style. Skin tone variants and pictures that are not one of the
-  1,914 emoji were left out. So were the pictures of fluent-3d that the sets made from Microsoft's repository do not hold
-  (flags, couples and families, which the package adds without naming their origin).
+  1,914 emoji were left out. So were the flags, couples and families of fluent-3d: the sets made from Microsoft's
+  repository do not hold them, and the package does not name their origin.
 - Text: the names and keywords of the locales that name at least 98 % of the emoji were joined
   (full annotations first, derived ones where those have none) and compressed. A keyword equal to the name was left out.
 - Emoji list: components (skin tones, hair) were left out; groups and subgroups were renumbered.

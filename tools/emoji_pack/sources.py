@@ -27,6 +27,7 @@ class Source:
 
     @property
     def tarball(self) -> str:
+        """File name that `npm pack` gives."""
         return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
@@ -171,7 +172,7 @@ def fetch(source: Source, cache: Path) -> Path:
     if not tarball.exists():
         wanted = f"{source.package}@{source.version}"
         subprocess.run(
-            ["npm", "pack", wanted, "--pack-destination", str(cache)],  # noqa: S607
+            ["npm", "pack", wanted, "--pack-destination", str(cache)],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -190,4 +191,5 @@ def fetch(source: Source, cache: Path) -> Path:
 
 
 def read_json(path: Path) -> Any:
+    """One JSON file."""
     return json.loads(path.read_text("utf-8"))

@@ -23,6 +23,7 @@ class Base:
 
     @property
     def hexcodes(self) -> tuple[str, ...]:
+        """Code points of every emoji, as emojibase writes them."""
         return tuple(entry["hexcode"] for entry in self.entries)
 
 

@@ -1,0 +1,71 @@
+"""The quantization plan: a scheme for every module, by its type, before any number is touched."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from dmedge.config import near_match
+from dmedge.errors import ConfigError
+from dmedge.model.dual import DualEncoder
+from dmedge.model.image import ConvNorm
+from dmedge.model.quantized import Scheme
+
+# Dynamic ranges cost a transformer nothing and need no calibration; a convolution is only fast
+# when its activations stay int8 from one layer to the next.
+SCHEMES: Mapping[type[nn.Module], Scheme] = {
+    nn.Embedding: "int8_rows",
+    nn.Linear: "int8_dynamic",
+    nn.Conv2d: "int8_static",
+}
+
+
+class ConvSite(NamedTuple):
+    """A convolution, the point that fixes its input, and the points that its output runs into."""
+
+    input_point: str
+    output_points: tuple[str, ...]
+
+
+def plan_precision(model: DualEncoder, keep: Sequence[str] = ()) -> dict[str, Scheme]:
+    """Choose the scheme of every embedding, linear and convolution, and of the activation points.
+
+    Args:
+        model: with batch normalisation folded.
+        keep: modules that stay float32, with all that lies below them.
+
+    Raises:
+        ConfigError: a kept module does not exist, or holds nothing that would be quantized.
+    """
+    plan: dict[str, Scheme] = {
+        name: SCHEMES[type(module)] for name, module in model.named_modules() if type(module) in SCHEMES
+    }
+    for kept in keep:
+        below = [name for name in plan if name == kept or name.startswith(f"{kept}.")]
+        if not below:
+            raise ConfigError(f"keep: no module {kept!r} with weights{near_match(kept, _prefixes(plan))}")
+        plan |= dict.fromkeys(below, "float32")
+    for name, site in conv_sites(model).items():
+        if plan[name] == "int8_static":
+            plan |= dict.fromkeys((site.input_point, *site.output_points), "int8_static")
+    return plan
+
+
+def conv_sites(model: DualEncoder) -> dict[str, ConvSite]:
+    """Where each convolution of the image tower stands between activation points."""
+    sites = {"image.stem.conv": ConvSite("image.input_point", ("image.stem_point",))}
+    before = "image.stem_point"
+    for number, block in enumerate(model.image.blocks):
+        name = f"image.blocks.{number}"
+        after = f"{name}.out_point"
+        sites[f"{name}.first.conv"] = ConvSite(before, (f"{name}.first_point",))
+        sites[f"{name}.second.conv"] = ConvSite(f"{name}.first_point", (f"{name}.second_point", after))
+        if isinstance(block.skip, ConvNorm):  # an identity keeps the range that it was given
+            sites[f"{name}.skip.conv"] = ConvSite(before, (f"{name}.skip_point", after))
+        before = after
+    return sites
+
+
+def _prefixes(names: Mapping[str, Scheme]) -> list[str]:
+    parts = [name.split(".") for name in names]
+    return sorted({".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)})

@@ -1,0 +1,110 @@
+"""The `compress` stage: from a float checkpoint to one whose integers every runtime uses."""
+
+import logging
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dmedge.artifact import Artifact, new_artifact
+from dmedge.compress.calibration import CalibrationSet, draw_calibration
+from dmedge.compress.config import CompressConfig
+from dmedge.compress.observe import observe_ranges
+from dmedge.compress.plan import plan_precision
+from dmedge.compress.quantize import quantize_, sqnr_db
+from dmedge.data.tokenizer import Tokenizer
+from dmedge.errors import ArtifactError
+from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
+from dmedge.model.costs import count_costs
+from dmedge.model.dual import DualEncoder
+from dmedge.model.image import fold_batch_norm_
+from dmedge.model.quantized import Scheme
+
+__all__ = ["CompressConfig", "compress_artifact", "quantize_checkpoint"]
+
+logger = logging.getLogger(__name__)
+CALIBRATION = "calibration.json"
+BATCH = 64
+
+
+def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Artifact:
+    """Quantize the checkpoint `parent` to int8 and write the result as a checkpoint of its own.
+
+    Raises:
+        ArtifactError: `out` exists, or `parent` is no checkpoint or is quantized already.
+        ConfigError: `config.keep` names no module of the model.
+        DataError: the calibration data cannot be used.
+    """
+    with new_artifact(out) as draft:
+        before = load_checkpoint(parent)
+        if before.quantization is not None:
+            raise ArtifactError(
+                f"{parent.root}: is quantized already; expected a float checkpoint; compress the one it was made from"
+            )
+        calibration = draw_calibration(config, before.preprocess)
+        after, plan = quantize_checkpoint(before, config, calibration)
+        save_checkpoint(draft.path, after)
+        calibration.write(draft.path / CALIBRATION)
+        weight_bytes = (draft.path / WEIGHTS).stat().st_size
+        return draft.finish(
+            kind="checkpoint",
+            stage="compress",
+            config=asdict(config),
+            parents={"parent": parent.digest},
+            programs=checkpoint_programs(after.model.config),
+            precision=plan,
+            languages=parent.manifest.languages,
+            summary={
+                "weight_bytes": weight_bytes,
+                "weight_bytes_parent": parent.manifest.files[WEIGHTS].size_bytes,
+                **_ledger(before.model, after.model, before.tokenizer, calibration),
+            },
+        )
+
+
+def quantize_checkpoint(
+    checkpoint: Checkpoint, config: CompressConfig, calibration: CalibrationSet
+) -> tuple[Checkpoint, dict[str, Scheme]]:
+    """Plan, calibrate and round; `checkpoint` itself is left as it was.
+
+    Raises:
+        ConfigError: `config.keep` names no module of the model.
+    """
+    model = deepcopy(checkpoint.model)
+    fold_batch_norm_(model)
+    plan = plan_precision(model, config.keep)
+    points = [name for name in plan if name.endswith("_point")]
+    logger.info("calibrating %d activations with %d items", len(points), len(calibration.items))
+    ranges = observe_ranges(model, points, _batches(calibration))
+    quantize_(model, plan, ranges)
+    return replace(checkpoint, model=model.eval(), quantization=plan), plan
+
+
+def _batches(calibration: CalibrationSet) -> Iterator[Tensor]:
+    for start in range(0, len(calibration.pixels), BATCH):
+        yield torch.from_numpy(calibration.pixels[start : start + BATCH])
+
+
+@torch.inference_mode()
+def _ledger(
+    before: DualEncoder, after: DualEncoder, tokenizer: Tokenizer, calibration: CalibrationSet
+) -> dict[str, object]:
+    """What it saved and what it cost, on the calibration data."""
+    ids, mask = (torch.from_numpy(array) for array in tokenizer.batch(calibration.texts))
+    images = [
+        torch.cat([model.encode_image(pixels)[0] for pixels in _batches(calibration)]) for model in (before, after)
+    ]
+    texts = [model.encode_text(ids, mask)[0] for model in (before, after)]
+    costs = count_costs(after)
+    return {
+        "parameters": costs.parameters,
+        "parameter_share_int8": round(costs.parameter_share_int8, 4),
+        "mac_share_int8": round(costs.mac_share_int8, 4),
+        "image_sqnr_db": round(sqnr_db(*images), 2),
+        "text_sqnr_db": round(sqnr_db(*texts), 2),
+        "calibration_items": len(calibration.items),
+        "calibration_languages": len(calibration.languages),
+    }

@@ -1,0 +1,98 @@
+"""SentencePiece tokens: unigram, byte fallback, NFKC and casefold, no begin or end tokens."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from numpy.typing import NDArray
+
+from dmedge.errors import DataError
+
+PAD_ID = 0
+UNKNOWN_ID = 1
+
+
+class Tokenizer:
+    """Text to token ids, at most `context_length` of them; any text has at least one."""
+
+    def __init__(self, model_path: Path, context_length: int) -> None:
+        """Load a vocabulary that `train_tokenizer` wrote.
+
+        Raises:
+            DataError: the file cannot be read, or is no such vocabulary.
+        """
+        self.model_path = Path(model_path)
+        self.context_length = context_length
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(self.model_path.read_bytes())
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{model_path}: no SentencePiece model ({error}); make the artifact again") from error
+        special = (self._processor.pad_id(), self._processor.unk_id())
+        if special != (PAD_ID, UNKNOWN_ID):
+            raise DataError(
+                f"{model_path}: padding and unknown tokens are {special}; expected {(PAD_ID, UNKNOWN_ID)}; "
+                "make the vocabulary with dmedge train"
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return int(self._processor.vocab_size())
+
+    def encode(self, text: str, *, sampling_alpha: float | None = None) -> list[int]:
+        """Token ids; text that holds nothing becomes the unknown token.
+
+        Args:
+            sampling_alpha: draw one of the possible splits instead of the likeliest; smaller is more random.
+        """
+        text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
+        if sampling_alpha is None:
+            ids = self._processor.encode(text)
+        else:
+            ids = self._processor.encode(text, enable_sampling=True, alpha=sampling_alpha, nbest_size=-1)
+        return list(ids[: self.context_length]) or [UNKNOWN_ID]
+
+    def batch(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Ids and mask, int32 [B, L], padded on the right to the longest text; mask is 1 on tokens."""
+        rows = [self.encode(text) for text in texts]
+        ids = np.full((len(rows), max(map(len, rows), default=0)), PAD_ID, np.int32)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return ids, mask
+
+
+def train_tokenizer(texts: Iterable[str], out: Path, vocab_size: int) -> None:
+    """Fit a vocabulary and write it to `out`; the same texts in the same order give the same bytes.
+
+    Args:
+        texts: training text only, or held-out text leaks into the vocabulary.
+        vocab_size: an upper bound; little text gives fewer tokens.
+
+    Raises:
+        DataError: there is no text, or the size does not hold the characters of the text.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            normalization_rule_name="nmt_nfkc_cf",
+            pad_id=PAD_ID,
+            unk_id=UNKNOWN_ID,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,  # sums over threads would depend on their number
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise DataError(f"no vocabulary of {vocab_size} tokens from this text: {error}; change vocab_size") from error
+    out.write_bytes(model.getvalue())

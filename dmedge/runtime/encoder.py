@@ -1,0 +1,212 @@
+"""Images and texts to embeddings, by whatever runtime an artifact is made for."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dmedge.artifact import Artifact
+from dmedge.data.tokenizer import Tokenizer
+from dmedge.data.transforms import Preprocess
+from dmedge.errors import ArtifactError, DataError
+from dmedge.runtime.patience import patient_progress
+from dmedge.runtime.session import Session, SessionFacts, find_program, open_session
+from dmedge.runtime.wire import Array
+
+Picture: TypeAlias = Image.Image | NDArray[np.uint8]
+Inputs: TypeAlias = Sequence[Array]
+T = TypeVar("T")
+R = TypeVar("R")
+
+CHUNK = 512  # items between two steps of the progress display
+MIN_LENGTH = 2  # tokens; an exported program takes no fewer
+
+
+class Encoder:
+    """The front door to a trained model: pictures and strings in, unit-norm embeddings out.
+
+    A checkpoint runs in this process and in batches; a bundle runs in worker processes, one item
+    at a time, as on a device. Either way nothing is padded to the length of a neighbour.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int = 1, workers: int = 1, *, show_progress: bool = True) -> None:
+        """Load the programs of `artifact`.
+
+        Args:
+            artifact: a checkpoint or a bundle.
+            threads: threads that one run may use.
+            workers: processes that share the work of a bundle.
+            show_progress: whether long work shows progress on standard error.
+
+        Raises:
+            ArtifactError: `artifact` holds nothing to run, or lacks a file that feeding it takes.
+            DmedgeError: the runtime is missing, or cannot load the programs.
+        """
+        self._show_progress = show_progress
+        self.tokenizer = Tokenizer(artifact.file("tokenizer.model"), context_length(artifact))
+        self.preprocess = Preprocess.from_json(json.loads(artifact.file("preprocessor_config.json").read_text("utf-8")))
+        self.labels: tuple[str, ...] = tuple(json.loads(artifact.file("labels.json").read_text("utf-8")))
+        copies = workers if artifact.manifest.kind == "bundle" else 1
+        with ExitStack() as stack:
+            self._sessions = [stack.enter_context(open_session(artifact, threads=threads)) for _ in range(copies)]
+            self._stack = stack.pop_all()
+
+    @property
+    def session(self) -> Session:
+        """The session below, the first of them if there are several."""
+        return self._sessions[0]
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the embeddings."""
+        return int(find_program(self.session.programs, "encode_image").outputs[0].shape[-1])
+
+    def images(self, images: Sequence[Picture]) -> NDArray[np.float32]:
+        """Embed pictures of any size, or uint8 [H, W, 3] arrays, as float32 [N, D].
+
+        Raises:
+            DataError: an array is not uint8 [H, W, 3].
+        """
+        return self._embed("encode_image", images, self._image_inputs, "images")
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed strings as float32 [N, D]; equal strings are run once."""
+        distinct = {text: self.text_inputs(text) for text in texts}
+        by_length = sorted(distinct, key=lambda text: distinct[text][0].shape)
+        place = {text: i for i, text in enumerate(by_length)}
+        embeddings = self._embed("encode_text", by_length, distinct.__getitem__, "texts")
+        return embeddings[[place[text] for text in texts]]
+
+    def pairs(self, images: Sequence[Picture], texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Fuse image i with text i.
+
+        Returns:
+            match logits [N] and class logits [N, C]; classes are named by `labels`.
+
+        Raises:
+            DataError: not as many images as texts, or an array is not uint8 [H, W, 3].
+            DmedgeError: the model has no fusion.
+        """
+        if len(images) != len(texts):
+            raise DataError(f"{len(images)} images and {len(texts)} texts; expected as many of each")
+        fusion = find_program(self.session.programs, "fuse")
+        pairs = list(zip(images, texts, strict=True))
+        found = list(self._spread(_chunks(pairs), self._fuse_chunk, "pairs", len(pairs)))
+        match = np.concatenate([np.zeros(0, np.float32), *(match for match, _ in found)])
+        width = int(fusion.outputs[1].shape[-1])
+        return match, np.concatenate([np.zeros((0, width), np.float32), *(classes for _, classes in found)])
+
+    def fuse(self, patches: Array, tokens: Array, mask: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the fusion itself, once: match logit [1] and class logits [1, C]."""
+        match, classes = self.session.run("fuse", [patches, tokens, mask])
+        return match.astype(np.float32), classes.astype(np.float32)
+
+    def text_inputs(self, text: str) -> list[Array]:
+        """Token ids and mask of one string, int32 [1, L] each, as the programs take them."""
+        ids = self.tokenizer.encode(text)
+        padding = max(0, MIN_LENGTH - len(ids))
+        row = np.array([ids + [0] * padding], np.int32)
+        return [row, np.array([[1] * len(ids) + [0] * padding], np.int32)]
+
+    def facts(self) -> list[SessionFacts]:
+        """The runtime and what it has used, of every session."""
+        return [session.facts() for session in self._sessions]
+
+    def close(self) -> None:
+        """Release the programs; closing twice is fine."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _image_inputs(self, image: Picture) -> list[Array]:
+        size = self.preprocess.size
+        if isinstance(image, Image.Image):
+            return [self.preprocess(image)[None]]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(
+                f"an image is {image.dtype}{list(image.shape)}; expected uint8[height, width, 3]; convert it"
+            )
+        is_ready = image.shape[:2] == (size, size)
+        return [image[None] if is_ready else self.preprocess(Image.fromarray(image))[None]]
+
+    def _embed(
+        self, program: str, items: Sequence[T], prepare: Callable[[T], Inputs], what: str
+    ) -> NDArray[np.float32]:
+        def run(session: Session, chunk: Sequence[T]) -> list[Array]:
+            return [row for (row,) in session.run_many(program, [prepare(item) for item in chunk], outputs=(0,))]
+
+        rows = [np.zeros((0, self.embed_dim), np.float32)]
+        for chunk in self._spread(_chunks(items), run, what, len(items)):
+            rows += [row.astype(np.float32, copy=False) for row in chunk]
+        return np.concatenate(rows)
+
+    def _fuse_chunk(self, session: Session, pairs: Sequence[tuple[Picture, str]]) -> tuple[Array, Array]:
+        images = {id(image): image for image, _ in pairs}
+        texts = {text: self.text_inputs(text) for _, text in pairs}
+        image_runs = session.run_many(
+            "encode_image", [self._image_inputs(image) for image in images.values()], outputs=(1,)
+        )
+        text_runs = session.run_many("encode_text", list(texts.values()), outputs=(1,))
+        patches = {key: run[0] for key, run in zip(images, image_runs, strict=True)}
+        tokens = {text: run[0] for text, run in zip(texts, text_runs, strict=True)}
+        items = [[patches[id(image)], tokens[text], texts[text][1]] for image, text in pairs]
+        match, classes = zip(*session.run_many("fuse", items), strict=True)
+        return np.concatenate(match), np.concatenate(classes)
+
+    def _spread(
+        self, chunks: Sequence[Sequence[T]], run: Callable[[Session, Sequence[T]], R], what: str, total: int
+    ) -> Iterator[R]:
+        """Run every chunk on some session, in order, and show progress when it takes long."""
+        idle: SimpleQueue[Session] = SimpleQueue()
+        for session in self._sessions:
+            idle.put(session)
+
+        def run_on_idle(chunk: Sequence[T]) -> R:
+            session = idle.get()
+            try:
+                return run(session, chunk)
+            finally:
+                idle.put(session)
+
+        with ExitStack() as stack:
+            advance = stack.enter_context(patient_progress(f"encoding {what}", total, is_shown=self._show_progress))
+            if len(self._sessions) == 1:
+                results: Iterable[R] = map(run_on_idle, chunks)
+            else:
+                pool = ThreadPoolExecutor(len(self._sessions))
+                stack.callback(pool.shutdown, cancel_futures=True)
+                results = pool.map(run_on_idle, chunks)
+            for chunk, result in zip(chunks, results, strict=True):
+                advance(len(chunk))
+                yield result
+
+
+def context_length(artifact: Artifact) -> int:
+    """Largest number of tokens that the text program of a checkpoint or a bundle takes.
+
+    Raises:
+        ArtifactError: the artifact does not say.
+    """
+    manifest = artifact.manifest
+    table = json.loads(artifact.file("config.json").read_text("utf-8")) if "config.json" in manifest.files else {}
+    found = table.get("context_length", manifest.summary.get("context_length"))
+    if not isinstance(found, int):
+        raise ArtifactError(f"{artifact.root}: names no context_length; expected one in its summary; export it again")
+    return found
+
+
+def _chunks(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]

@@ -1,0 +1,81 @@
+"""What every exporter needs of a model: its programs as modules, with example inputs and free dimensions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from dmedge.artifact import Program
+from dmedge.manifest import Runtime
+from dmedge.model.checkpoint import checkpoint_programs
+from dmedge.model.config import ModelConfig
+from dmedge.model.dual import DualEncoder
+
+EXAMPLE = {"batch": 2, "length": 7}  # sizes of the free dimensions while tracing; 0 and 1 would be baked in
+DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "float32": torch.float32}
+
+
+class ProgramModule(nn.Module):
+    """One program of a model as the `forward` of a module, which is what exporters take."""
+
+    def __init__(self, model: DualEncoder, name: str) -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the program."""
+        outputs: tuple[Tensor, ...] = getattr(self.model, self.name)(*inputs)
+        return outputs
+
+
+def bundle_programs(config: ModelConfig, runtime: Runtime, file: str, fixed: Mapping[str, int]) -> tuple[Program, ...]:
+    """The programs of a checkpoint as a bundle carries them.
+
+    Args:
+        config: of the model.
+        runtime: that runs them.
+        file: where they are, e.g. "programs/{name}.onnx".
+        fixed: sizes of dimensions that may not vary in this runtime, e.g. {"batch": 1}.
+    """
+
+    def shape(sizes: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        return tuple(fixed.get(size, size) if isinstance(size, str) else size for size in sizes)
+
+    return tuple(
+        Program(
+            program.name,
+            file.format(name=program.name),
+            runtime,
+            tuple(replace(spec, shape=shape(spec.shape)) for spec in program.inputs),
+            tuple(replace(spec, shape=shape(spec.shape)) for spec in program.outputs),
+        )
+        for program in checkpoint_programs(config)
+    )
+
+
+def example_inputs(program: Program) -> tuple[Tensor, ...]:
+    """Blank inputs of the shapes that a program takes."""
+    shapes = [[EXAMPLE[size] if isinstance(size, str) else size for size in spec.shape] for spec in program.inputs]
+    return tuple(torch.ones(shape, dtype=DTYPES[spec.dtype]) for shape, spec in zip(shapes, program.inputs, strict=True))
+
+
+def free_dimensions(program: Program, limits: Mapping[str, int]) -> tuple[dict[int, Dim], ...]:
+    """Which dimensions of each input may vary, and up to what size.
+
+    Tracing takes 2 as the least size, since it would bake in 1; the exported programs run with 1 as well.
+    """
+    dims = {name: Dim(name, min=2, max=limit) for name, limit in limits.items()}
+    return tuple(
+        {axis: dims[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in program.inputs
+    )
+
+
+@contextmanager
+def evaluating(model: DualEncoder, programs: Sequence[Program]) -> Iterator[Mapping[str, ProgramModule]]:
+    """The programs of `model` as modules, without gradients."""
+    with torch.no_grad():
+        yield {program.name: ProgramModule(model, program.name).eval() for program in programs}

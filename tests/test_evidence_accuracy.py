@@ -1,0 +1,172 @@
+"""Evaluation of encoders: languages, tags, both directions, and embeddings that must be refused."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dmedge.data.evalset import EvalSet
+from dmedge.errors import DataError, VerifyError
+from dmedge.evidence.accuracy import DIRECTIONS, Embeddings, evaluate, rank
+from dmedge.evidence.agreement import agreement
+from dmedge.evidence.comparison import Comparison
+from dmedge.evidence.leakage import data_digest
+from dmedge.evidence.retrieval import Floats
+
+CONCEPTS = 30
+
+
+class TableEncoder:
+    """Knows every concept by heart: image i and every text "LANGUAGE i" get row i of a table."""
+
+    def __init__(self, noise: float = 0.0, table: Floats | None = None) -> None:
+        rng = np.random.default_rng(0)
+        self.table = rng.standard_normal((CONCEPTS, 16)).astype(np.float32) if table is None else table
+        self.noise = noise
+        self.texts_seen = 0
+
+    def images(self, images: Sequence[Any]) -> Floats:
+        return self._noisy([int(np.asarray(image)[0, 0, 0]) for image in images], seed=1)
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        self.texts_seen += len(texts)
+        return self._noisy([int(text.split()[-1]) for text in texts], seed=2)
+
+    def _noisy(self, rows: list[int], seed: int) -> Floats:
+        drawn = np.random.default_rng(seed).standard_normal((len(rows), 16)).astype(np.float32)
+        found: Floats = self.table[rows] + self.noise * drawn
+        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        return found
+
+
+@pytest.fixture
+def data() -> EvalSet:
+    """Thirty pictures; German names all, Tongan the first ten, both use the same words for the first five."""
+    images = [np.full((4, 4, 3), i, np.uint8) for i in range(CONCEPTS)]
+    names = [("de", i) for i in range(CONCEPTS)] + [("to", i) for i in range(10)]
+    texts = tuple(f"shared {i}" if i < 5 else f"{language} {i}" for language, i in names)
+    match = np.array([i for _, i in names])
+    return EvalSet(
+        name="table",
+        images=images,
+        clusters=tuple(f"c{i}" for i in range(CONCEPTS)),
+        texts=texts,
+        text_image=match,
+        languages=tuple(language for language, _ in names),
+        tags={"known": match % 2 == 0, "held_out": match % 2 == 1, "novel": np.zeros(40, np.bool_)},
+    )
+
+
+def test_a_perfect_encoder_scores_one_everywhere(data: EvalSet) -> None:
+    report = evaluate(TableEncoder(), data)
+    for direction in DIRECTIONS:
+        assert {row.recall_at_1 for row in report.by_language(direction).values()} == {1.0}
+    assert report.macro().chance_at_1 == pytest.approx(1 / 30)
+
+
+def test_every_language_is_its_own_gallery_of_texts(data: EvalSet) -> None:
+    rows = evaluate(TableEncoder(), data).by_language("image_to_text")
+    assert {tag: (row.n, row.gallery) for tag, row in rows.items()} == {"de": (30, 30), "to": (10, 10)}
+    assert rows["to"].chance_at_10 == 1.0
+
+
+def test_a_constant_encoder_finds_nothing(data: EvalSet) -> None:
+    report = evaluate(TableEncoder(table=np.ones((CONCEPTS, 16), np.float32)), data)
+    assert report.macro("text_to_image").recall_at_10 == 0.0
+    assert report.by_language("image_to_text")["de"].mrr == pytest.approx(1 / 30)
+
+
+def test_tags_split_the_queries_and_empty_ones_are_left_out(data: EvalSet) -> None:
+    report = evaluate(TableEncoder(noise=0.8), data)
+    assert report.tags() == ["known", "held_out"]
+    parts = [report.by_language("text_to_image", tag)["de"] for tag in ("known", "held_out")]
+    assert [part.n for part in parts] == [15, 15]
+    mean = sum(part.recall_at_1 for part in parts) / 2
+    assert mean == pytest.approx(report.by_language("text_to_image")["de"].recall_at_1)
+
+
+def test_a_text_in_two_languages_is_embedded_once(data: EvalSet) -> None:
+    encoder = TableEncoder()
+    evaluate(encoder, data)
+    assert encoder.texts_seen == 35
+
+
+def test_json_names_n_gallery_and_chance_with_every_figure(data: EvalSet) -> None:
+    table = evaluate(TableEncoder(noise=0.5), data).to_json()
+    assert set(table["languages"]) == {"de", "to"}
+    for row in (table["macro"]["text_to_image"], table["languages"]["to"]["image_to_text"]):
+        assert {"n", "gallery", "recall_at_1", "recall_at_5", "recall_at_10", "chance_at_10"} <= set(row)
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "image 0: .* not finite"), (3.0, "image 0: .* length 12.000")])
+def test_broken_embeddings_are_refused(data: EvalSet, value: float, message: str) -> None:
+    class Broken(TableEncoder):
+        def images(self, images: Sequence[Any]) -> Floats:
+            return np.full((len(images), 16), value, np.float32)
+
+    with pytest.raises(VerifyError, match=message):
+        evaluate(Broken(), data)
+
+
+def test_nothing_to_evaluate_is_an_error(data: EvalSet) -> None:
+    with pytest.raises(DataError, match="30 images and 0 texts"):
+        evaluate(TableEncoder(), data.subset(np.zeros(40, np.bool_)))
+
+
+def test_an_encoder_agrees_with_itself_completely(data: EvalSet) -> None:
+    encoder = TableEncoder(noise=0.6)
+    embeddings = Embeddings(encoder.images(data.images), encoder.texts(data.texts))
+    found = agreement(embeddings, embeddings, data)
+    assert (found.same_first, found.overlap_at_10) == (1.0, 1.0)
+    assert found.recall_at_10_baseline_gallery == found.recall_at_10_baseline_query == found.recall_at_10
+
+
+def test_embeddings_of_another_width_cannot_be_mixed(data: EvalSet) -> None:
+    encoder = TableEncoder()
+    wide = Embeddings(encoder.images(data.images), encoder.texts(data.texts))
+    narrow = Embeddings(wide.images[:, :8], wide.texts[:, :8])
+    assert agreement(narrow, wide, data).recall_at_10_baseline_gallery is None
+
+
+def test_a_random_encoder_shares_chance_of_the_best_ten(data: EvalSet) -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.standard_normal((n, 16)).astype(np.float32) for n in (30, 40, 30, 40)]
+    found = agreement(Embeddings(rows[0], rows[1]), Embeddings(rows[2], rows[3]), data)
+    assert found.overlap_at_10 == pytest.approx(1 / 3, abs=0.1)  # ten of thirty
+
+
+def test_comparison_with_itself_keeps_exactly_all(data: EvalSet) -> None:
+    report = evaluate(TableEncoder(noise=0.7), data)
+    table = Comparison(report, report, resamples=100).macro_json()
+    kept = table["image_to_text"]["retention"]["recall_at_5"]
+    assert (kept["value"], kept["low"], kept["high"]) == (1.0, 1.0, 1.0)
+
+
+def test_the_worst_language_is_the_one_that_lost_most(data: EvalSet) -> None:
+    encoder = TableEncoder()
+    good = Embeddings(encoder.images(data.images), encoder.texts(data.texts))
+    spoilt = good.texts.copy()
+    spoilt[30:37] *= -1  # most of the Tongan texts
+    comparison = Comparison(rank(Embeddings(good.images, spoilt), data), rank(good, data), resamples=100)
+    assert comparison.worst_language() == "to"
+    rows = comparison.languages_json()
+    assert (rows["de"]["retention_at_10"], rows["to"]["retention_at_10"]) == (1.0, pytest.approx(0.3))
+    assert (rows["to"]["name"], rows["to"]["baseline_recall_at_10"]) == ("Tongan", 1.0)
+
+
+def test_reports_of_different_sets_are_not_compared(data: EvalSet) -> None:
+    report = evaluate(TableEncoder(), data)
+    other = evaluate(TableEncoder(), data.subset(max_queries_per_language=8))
+    with pytest.raises(ValueError, match="same evaluation set"):
+        Comparison(report, other)
+
+
+def test_digest_tells_sets_apart_by_any_pixel_or_text(data: EvalSet) -> None:
+    same = data.subset()
+    assert data_digest(same) == data_digest(data)
+    data.images[7][0, 0, 0] = 99
+    assert data_digest(data) != data_digest(data.subset(max_queries_per_language=8))
+    changed = data_digest(data)
+    data.images[7][0, 0, 0] = 7
+    assert data_digest(data) != changed
