@@ -80,7 +80,7 @@ def quantize_checkpoint(
     logger.info("calibrating %d activations with %d items", len(points), len(calibration.items))
     ranges = observe_ranges(model, points, _batches(calibration))
     quantize_(model, plan, ranges)
-    return replace(checkpoint, model=model.eval(), quantization=plan), plan
+    return replace(checkpoint, model=model.eval().requires_grad_(False), quantization=plan), plan
 
 
 def _batches(calibration: CalibrationSet) -> Iterator[Tensor]:

@@ -28,6 +28,8 @@ from dmedge.manifest import (
 )
 
 __all__ = [
+    "RUNS",
+    "SHIPPED",
     "Artifact",
     "Draft",
     "FileDigest",
@@ -42,6 +44,9 @@ __all__ = [
     "newest_artifact",
     "program_bytes",
 ]
+
+SHIPPED = Path(__file__).parent / "checkpoints"  # artifacts that come with the package, called by name
+RUNS = Path("runs")  # where commands put artifacts and look for them
 
 MAKERS = {"checkpoint": "dmedge train", "bundle": "dmedge export", "evidence": "dmedge verify"}
 
@@ -74,8 +79,12 @@ class Artifact:
         return self.root / name
 
     def sibling(self, suffix: str) -> Path:
-        """Where an artifact made from this one goes by default: NAME-suffix, beside it."""
-        return self.root.with_name(f"{self.root.name}-{suffix}")
+        """Where an artifact made from this one goes by default: NAME-suffix, beside it.
+
+        What is made from a shipped artifact goes below `runs/`, not into the installed package.
+        """
+        folder = RUNS if self.root.parent == SHIPPED else self.root.parent
+        return folder / f"{self.root.name}-{suffix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +182,16 @@ def new_artifact(out: Path) -> Iterator[Draft]:
 def load_artifact(path: str | Path, *, kind: Kind | None = None) -> Artifact:
     """Open an artifact after checking its manifest and the size and sha256 of every file.
 
+    Args:
+        path: its directory, or the name of one that ships with dmedge where no such directory exists.
+        kind: what it must be [default: anything].
+
     Raises:
         ArtifactError: it is missing, damaged, holds an unexpected file, or is of another kind.
     """
     root = Path(path)
+    if not root.exists() and (SHIPPED / root.name).is_dir() and root.name == str(path):
+        root = SHIPPED / root.name
     if root.name in ("", ".."):
         root = root.resolve()
     if not root.is_dir():
@@ -195,9 +210,9 @@ def load_artifact(path: str | Path, *, kind: Kind | None = None) -> Artifact:
 
 
 def newest_artifact(
-    kind: Kind, *, root: Path = Path("runs"), accept: Callable[[Manifest], bool] = lambda manifest: True
+    kind: Kind, *, root: Path = RUNS, accept: Callable[[Manifest], bool] = lambda manifest: True
 ) -> Artifact:
-    """The most recently written artifact of `kind` below `root`, checked like any other.
+    """The most recently written artifact of `kind` below `root`, or else one that ships with dmedge.
 
     Args:
         accept: whether an artifact with this manifest will do.
@@ -205,7 +220,7 @@ def newest_artifact(
     Raises:
         ArtifactError: there is none, or a newer one is damaged.
     """
-    for folder in find_artifacts(root):
+    for folder in (*find_artifacts(root), *find_artifacts(SHIPPED)):
         manifest = read_manifest(folder)
         if manifest.kind == kind and accept(manifest):
             return load_artifact(folder, kind=kind)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmedge.artifact import Artifact, find_artifacts
+from dmedge.artifact import SHIPPED, Artifact, find_artifacts
 from dmedge.errors import ArtifactError
 from dmedge.manifest import Manifest, read_manifest
 
@@ -29,7 +29,7 @@ def trace_lineage(artifact: Artifact, places: Sequence[Path] = (Path("runs"),)) 
             damaged there is no ancestor, since no digest vouches for it.
     """
     known: dict[str, tuple[Path, Manifest]] = {}
-    for folder in [folder for place in (artifact.root.parent, *places) for folder in find_artifacts(place)]:
+    for folder in [folder for place in (artifact.root.parent, *places, SHIPPED) for folder in find_artifacts(place)]:
         with suppress(ArtifactError):
             manifest = read_manifest(folder)
             known.setdefault(manifest.digest, (folder, manifest))

@@ -60,7 +60,9 @@ def bundle_programs(config: ModelConfig, runtime: Runtime, file: str, fixed: Map
 def example_inputs(program: Program) -> tuple[Tensor, ...]:
     """Blank inputs of the shapes that a program takes."""
     shapes = [[EXAMPLE[size] if isinstance(size, str) else size for size in spec.shape] for spec in program.inputs]
-    return tuple(torch.ones(shape, dtype=DTYPES[spec.dtype]) for shape, spec in zip(shapes, program.inputs, strict=True))
+    return tuple(
+        torch.ones(shape, dtype=DTYPES[spec.dtype]) for shape, spec in zip(shapes, program.inputs, strict=True)
+    )
 
 
 def free_dimensions(program: Program, limits: Mapping[str, int]) -> tuple[dict[int, Dim], ...]:

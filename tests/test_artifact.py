@@ -344,3 +344,24 @@ def test_lineage_finds_parents_by_digest_only(make_artifact: MakeArtifact, tmp_p
         ("parent", 2, baseline.root),
         ("teacher", 1, None),
     ]
+
+
+def test_a_shipped_artifact_is_found_by_its_name(
+    make_artifact: MakeArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmedge.artifact.SHIPPED", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    shipped = make_artifact("shipped/emoji", kind="checkpoint")
+    assert load_artifact("emoji").digest == shipped.digest
+    assert newest_artifact("checkpoint").digest == shipped.digest
+    assert load_artifact("emoji").sibling("int8") == Path("runs/emoji-int8")
+
+
+def test_a_directory_of_that_name_goes_before_the_shipped_one(
+    make_artifact: MakeArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmedge.artifact.SHIPPED", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    make_artifact("shipped/emoji", kind="checkpoint", files={"x": b"shipped"})
+    own = make_artifact("emoji", kind="checkpoint", files={"x": b"own"})
+    assert load_artifact("emoji").digest == own.digest

@@ -136,7 +136,7 @@ def test_threads_are_those_asked_for(artifact: Artifact) -> None:
         assert session.facts()["threads"] == 1
 
 
-WRONG = {
+WRONG: dict[str, tuple[Callable[[], list[Array]], str, str]] = {
     "rank": (lambda: [np.zeros((3, 3), np.uint8)], "encode_image", r"'pixels' is uint8\[3, 3\]; expected uint8\["),
     "size": (lambda: [np.zeros((1, 8, 16, 3), np.uint8)], "encode_image", r"expected uint8\[.+, 16, 16, 3\]"),
     "dtype": (lambda: [np.zeros((1, 16, 16, 3), np.float32)], "encode_image", "is float32"),
@@ -149,13 +149,14 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_unfit_inputs_are_refused_and_the_session_lives(case: str, session: Session) -> None:
     make, program, message = WRONG[case]
-    for call in (
-        session.run,
-        lambda name, inputs: session.run_many(name, [inputs]),
-        lambda n, i: session.time(n, i, 1),
-    ):
+    calls: list[Callable[[], object]] = [
+        lambda: session.run(program, make()),
+        lambda: session.run_many(program, [make()]),
+        lambda: session.time(program, make(), 1),
+    ]
+    for call in calls:
         with pytest.raises(DataError, match=message):
-            call(program, make())
+            call()
     session.run("encode_text", text(3))
 
 
@@ -286,7 +287,7 @@ def test_artifact_without_programs_is_refused(make_artifact: MakeArtifact) -> No
 
 def test_packing_keeps_every_array() -> None:
     items: list[list[Array]] = [
-        [np.arange(n, dtype=np.int32).reshape(1, n), np.full((2, n), n, np.float32), np.float32(n).reshape(())]
+        [np.arange(n, dtype=np.int32).reshape(1, n), np.full((2, n), n, np.float32), np.array(n, np.float32)]
         for n in (1, 4, 2)
     ]
     for before, after in zip(items, unpack(pack(items), len(items)), strict=True):

@@ -302,13 +302,20 @@ def test_the_average_of_a_constant_is_the_constant(batcher: Batcher) -> None:
     assert all(torch.allclose(mine, theirs) for mine, theirs in pairs)
 
 
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_hundredth() -> None:
-    config = tiny_config(warmup_steps=10, learning_rate=1e-2)
+def test_the_learning_rate_rises_stays_and_falls_to_a_hundredth() -> None:
+    config = tiny_config(warmup_steps=10, learning_rate=1e-2, cooldown_share=0.25)
     rates = [learning_rate(step, 100, config) for step in range(101)]
     assert rates[0] == pytest.approx(1e-3)
-    assert max(rates) == rates[10] == pytest.approx(1e-2)
+    assert rates[9:76] == pytest.approx([1e-2] * 67)
     assert rates[-1] == pytest.approx(1e-4)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert sorted(rates[75:], reverse=True) == rates[75:]
+
+
+def test_a_longer_run_begins_like_a_shorter_one() -> None:
+    config = tiny_config(cooldown_share=0.5)
+    assert [learning_rate(step, 40, config) for step in range(20)] == [
+        learning_rate(step, 80, config) for step in range(20)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def _warp(x: Tensor, draw: Tensor, strength: float) -> Tensor:
     shift = (draw[:, 3:5] - 0.5) * 0.3 * strength
     shear = (draw[:, 5] - 0.5) * 0.3 * strength
     cos, sin = angle.cos(), angle.sin()
-    rows = torch.stack(
-        [wide * cos, -tall * sin + shear, shift[:, 0], wide * sin, tall * cos, shift[:, 1]], dim=1
-    ).view(-1, 2, 3)
+    rows = torch.stack([wide * cos, -tall * sin + shear, shift[:, 0], wide * sin, tall * cos, shift[:, 1]], dim=1).view(
+        -1, 2, 3
+    )
     grid = F.affine_grid(rows, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
 

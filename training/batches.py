@@ -30,9 +30,7 @@ class Batcher:
     def draw(self, step: int) -> tuple[Batch, np.random.Generator, torch.Generator]:
         """Draw the batch of `step` and the generators that its augmentation uses."""
         rng = np.random.default_rng([self.config.seed, step])
-        batch = draw_batch(
-            self.data, rng, self.config.batch_size, self.config.texts_per_image, self.config.name_share
-        )
+        batch = draw_batch(self.data, rng, self.config.batch_size, self.config.texts_per_image, self.config.name_share)
         sentencepiece.set_random_generator_seed(int(rng.integers(2**31)))
         return batch, rng, torch.Generator().manual_seed(int(rng.integers(2**31)))
 
@@ -47,7 +45,9 @@ class Batcher:
         """Tokens of training texts, some of them misspelt, some split in another way."""
         draw = rng.random((2, len(rows)))
         return [
-            self._disturbed(int(row), rng, draw[0, i] < self.config.text_noise, draw[1, i] < self.config.subword_sampling)
+            self._disturbed(
+                int(row), rng, draw[0, i] < self.config.text_noise, draw[1, i] < self.config.subword_sampling
+            )
             for i, row in enumerate(rows)
         ]
 

@@ -48,8 +48,7 @@ def emoji_training_data(pack: EmojiPack) -> TrainingData:
     seen = np.fromiter(concept_of, np.int64)
     language_of = {locale: number for number, locale in enumerate(pack.locales)}
     rows = sorted(
-        (concept_of[text.emoji], language_of[text.locale], not text.is_name, text.text)
-        for text in training_texts(pack)
+        (concept_of[text.emoji], language_of[text.locale], not text.is_name, text.text) for text in training_texts(pack)
     )
     cells = np.array([concept * len(language_of) + language for concept, language, _, _ in rows], np.int64)
     pictures, owners = [], []
@@ -100,7 +99,9 @@ class Batch:
     text_row: Index  # [B * K]
 
 
-def draw_batch(data: TrainingData, rng: np.random.Generator, size: int, texts_per_image: int, name_share: float) -> Batch:
+def draw_batch(
+    data: TrainingData, rng: np.random.Generator, size: int, texts_per_image: int, name_share: float
+) -> Batch:
     """Draw distinct concepts uniformly, one image and K texts for each, languages uniformly.
 
     Where the drawn language has no text for the concept, any of the concept's texts stands in.

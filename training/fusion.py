@@ -26,7 +26,10 @@ def mismatched_texts(data: TrainingData, batch: Batch, rng: np.random.Generator)
     other = np.where(other == batch.concepts, (other + 1) % data.concepts, other)
     languages = len(data.languages)
     first, last = data.first_text[other * languages], data.first_text[(other + 1) * languages]
-    return np.minimum(first + (rng.random(len(first)) * (last - first)).astype(np.int64), len(data.texts) - 1)
+    texts: NDArray[np.int64] = np.minimum(
+        first + (rng.random(len(first)) * (last - first)).astype(np.int64), len(data.texts) - 1
+    )
+    return texts
 
 
 def fusion_loss(model: DualEncoder, batcher: Batcher, step: int) -> Tensor:

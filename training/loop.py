@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +153,7 @@ def save_state(state: TrainState, path: Path, fingerprint: str, steps: int) -> N
     }
     partial = path.with_suffix(".partial")
     torch.save(table, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_state_(state: TrainState, path: Path, fingerprint: str, config: TrainConfig) -> None:

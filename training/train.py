@@ -53,7 +53,9 @@ def train(config: TrainConfig, out: Path) -> Artifact:
     tokenizer = _tokenizer(data, config, steps / "tokenizer.model")
     batcher = make_batcher(data, tokenizer, config)
     state = new_state(_initial_model(batcher), config)
-    settings = {name: value for name, value in asdict(config).items() if name not in ("steps", "fusion_steps", "storage")}
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in ("steps", "fusion_steps", "storage")
+    }
     fingerprint = hashlib.sha256(canonical_json(settings)).hexdigest()
     state_file = steps / "state.pt"
     if state_file.exists():
@@ -64,7 +66,12 @@ def train(config: TrainConfig, out: Path) -> Artifact:
         max_queries_per_language=config.eval_texts_per_language, seed=config.seed
     )
     run_steps(
-        state, batcher, config, lambda model: _validate(model, tokenizer, preprocess, validation), state_file, fingerprint
+        state,
+        batcher,
+        config,
+        lambda model: _validate(model, tokenizer, preprocess, validation),
+        state_file,
+        fingerprint,
     )
     train_fusion(state.average, batcher, config)
     checkpoint = Checkpoint(state.average.eval(), tokenizer, preprocess, data.labels)
@@ -110,6 +117,7 @@ def _initial_model(batcher: Batcher) -> DualEncoder:
 @torch.no_grad()
 def _start_from_(model: DualEncoder, rows: Tensor, anchors: Tensor) -> None:
     """Put the factorisation in; the text projection starts as the identity, so that it is intact."""
+    assert isinstance(model.text.token, torch.nn.Embedding)
     model.text.token.weight.copy_(rows)
     model.text_projection.weight.copy_(torch.eye(len(model.text_projection.weight)))
     model.text_projection.bias.zero_()
@@ -129,7 +137,7 @@ class LiveEncoder:
     def images(self, images: Sequence[Any]) -> NDArray[np.float32]:
         """Embed pictures as [N, D]."""
         pixels = torch.from_numpy(np.stack([self.preprocess(_as_picture(image)) for image in images]))
-        return torch.cat([self.model.encode_image(part)[0] for part in pixels.split(EVAL_BATCH)]).float().numpy()
+        return torch.cat([self.model.encode_image(part)[0] for part in torch.split(pixels, EVAL_BATCH)]).float().numpy()
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:

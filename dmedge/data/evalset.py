@@ -48,7 +48,7 @@ class EvalSet:
             max_queries_per_language: keep a random choice of the texts of every language.
             seed: of that choice.
         """
-        keep = np.ones(len(self.texts), bool) if mask is None else np.asarray(mask, bool)
+        keep = np.ones(len(self.texts), bool) if mask is None else np.array(mask, bool)
         if max_queries_per_language is not None:
             rng = np.random.default_rng(seed)
             languages = np.array(self.languages)

@@ -35,9 +35,10 @@ class Attention(nn.Module):
         query = self._split(self.query(x))
         key = self._split(self.key(context)).transpose(1, 2)  # [B*h, d, K]
         scores = torch.bmm(query, key) * self.head_dim**-0.5
-        return (scores if bias is None else scores + bias).softmax(-1)
+        return torch.softmax(scores if bias is None else scores + bias, dim=-1)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return [B, Q, W]; `bias` [B * heads, 1, K] is added to the scores."""
         batch, length, width = x.shape
         mixed = torch.bmm(self.weights(x, context, bias), self._split(self.value(context)))  # [B*h, Q, d]
         merged = mixed.view(batch, self.heads, length, self.head_dim).permute(0, 2, 1, 3)
@@ -58,6 +59,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(expansion * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [..., W] to [..., W]."""
         return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
 
 

@@ -63,7 +63,9 @@ def load_checkpoint(artifact: Artifact) -> Checkpoint:
         ArtifactError: the artifact is no checkpoint, or its files do not fit together.
     """
     if artifact.manifest.kind != "checkpoint":
-        raise ArtifactError(f"{artifact.root}: found a {artifact.manifest.kind}; expected a checkpoint; run dmedge train")
+        raise ArtifactError(
+            f"{artifact.root}: found a {artifact.manifest.kind}; expected a checkpoint; run dmedge train"
+        )
     table = json.loads(artifact.file(CONFIG).read_text(encoding="utf-8"))
     plan = table.pop("quantization", None)
     shape = {key: value for key, value in table.items() if key not in ("model_type", "architectures")}
@@ -103,7 +105,10 @@ def checkpoint_programs(config: ModelConfig, *, file: str = WEIGHTS) -> tuple[Pr
         Program("encode_text", file, "torch", (ids, mask), (embedding, tokens)),
     ]
     if config.fusion != "none":
-        outputs = (TensorSpec("match", ("batch",), "float32"), TensorSpec("classes", ("batch", config.classes), "float32"))
+        outputs = (
+            TensorSpec("match", ("batch",), "float32"),
+            TensorSpec("classes", ("batch", config.classes), "float32"),
+        )
         programs.append(Program("fuse", file, "torch", (patch, tokens, mask), outputs))
     return tuple(programs)
 

@@ -40,7 +40,9 @@ class ModelConfig:
         if self.image_size % 8 or self.image_size < 16:
             raise ValueError(f"image_size is {self.image_size}; expected a multiple of 8, 16 or more")
         if self.text_width % self.text_heads or self.text_width % self.fusion_heads:
-            raise ValueError(f"text_width {self.text_width} does not divide into {self.text_heads} and {self.fusion_heads} heads")
+            raise ValueError(
+                f"text_width {self.text_width} does not divide into {self.text_heads} and {self.fusion_heads} heads"
+            )
         if self.context_length < 2:
             raise ValueError(f"context_length is {self.context_length}; expected 2 or more")
         if self.concepts < 0:

@@ -13,6 +13,7 @@ class ConvNorm(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         return self.norm(self.conv(x))  # type: ignore[no-any-return]
 
     def fold_(self) -> None:
@@ -50,6 +51,7 @@ class ResidualBlock(nn.Module):
         self.out_point: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
         hidden = self.first_point(self.first(x).relu())
         branch = self.second_point(self.second(hidden))
         skip = self.skip_point(self.skip(x))
@@ -83,7 +85,7 @@ class ConvNet(nn.Module):
         x = self.stem_point(self.stem(self.input_point(x)).relu())
         for block in self.blocks:
             x = block(x)
-        return x
+        return x  # type: ignore[no-any-return]
 
 
 def fold_batch_norm_(model: nn.Module) -> None:

@@ -32,6 +32,7 @@ class TextBlock(nn.Module):
         zero_(self.feed_forward.down)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Map [B, L, W] to [B, L, W] under a score bias [B * heads, 1, L]."""
         normed = self.attention_norm(x)
         x = x + self.attention(normed, normed, bias)
         return x + self.feed_forward(self.feed_forward_norm(x))  # type: ignore[no-any-return]

@@ -26,7 +26,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CHUNK = 512  # items between two steps of the progress display
-MIN_LENGTH = 2  # tokens; an exported program takes no fewer
 
 
 class Encoder:
@@ -82,7 +81,7 @@ class Encoder:
         by_length = sorted(distinct, key=lambda text: distinct[text][0].shape)
         place = {text: i for i, text in enumerate(by_length)}
         embeddings = self._embed("encode_text", by_length, distinct.__getitem__, "texts")
-        return embeddings[[place[text] for text in texts]]
+        return embeddings[np.array([place[text] for text in texts], np.intp)]
 
     def pairs(self, images: Sequence[Picture], texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Fuse image i with text i.
@@ -110,10 +109,8 @@ class Encoder:
 
     def text_inputs(self, text: str) -> list[Array]:
         """Token ids and mask of one string, int32 [1, L] each, as the programs take them."""
-        ids = self.tokenizer.encode(text)
-        padding = max(0, MIN_LENGTH - len(ids))
-        row = np.array([ids + [0] * padding], np.int32)
-        return [row, np.array([[1] * len(ids) + [0] * padding], np.int32)]
+        ids = np.array([self.tokenizer.encode(text)], np.int32)
+        return [ids, np.ones_like(ids)]
 
     def facts(self) -> list[SessionFacts]:
         """The runtime and what it has used, of every session."""

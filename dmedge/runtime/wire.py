@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[np.generic]
+Array: TypeAlias = NDArray[Any]
 Packed: TypeAlias = tuple[tuple[str, bytes, bytes], ...]  # per position: dtype, int32 shapes [n, rank], data
 
 

@@ -1,0 +1,137 @@
+"""The `bench` stage: how long a bundle takes beside the fp32 bundle for the same target."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmedge.artifact import Artifact, download_bytes, new_artifact, program_bytes
+from dmedge.data.evalset import EvalSet
+from dmedge.devices.names import check_device
+from dmedge.errors import ArtifactError
+from dmedge.evidence.coverage import read_coverage
+from dmedge.evidence.latency import Nanoseconds, Paired, case_json, paired_ratio, percentiles_ms
+from dmedge.evidence.timings import BenchConfig, Timings, take_timings
+from dmedge.evidence.verdict import Budget, BudgetLine, judge, overall
+
+STAGE = "bench"
+REPORT, SAMPLES = "bench.json", "samples.npz"
+LABEL = "host figure, not a phone"
+FRONT = {"encode_image": "decode_resize", "encode_text": "tokenise", "encode_text_longest": "tokenise"}
+
+
+def bench_bundle(
+    bundle: Artifact,
+    fp32_bundle: Artifact,
+    baseline: Artifact,
+    out: Path,
+    *,
+    data: EvalSet,
+    config: BenchConfig,
+    accuracy: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Time `bundle` and `fp32_bundle` in turns and write the evidence.
+
+    Args:
+        baseline: the float checkpoint that `fp32_bundle` was exported from.
+        data: whose pictures and texts are run.
+        accuracy: what verification found of `bundle`; a latency without it is no result.
+
+    Raises:
+        ArtifactError: `out` exists, or the two are no bundles for one target.
+        ConfigError: there is no such device.
+        VerifyError: a bundle does not compute what it should; wrong answers have no latency.
+    """
+    check_device(config.device)
+    sides = {"artifact": bundle, "fp32": fp32_bundle}
+    _check_sides(sides)
+    with new_artifact(out) as draft:
+        timings = take_timings(sides, data, config)
+        report = _report(sides, baseline, timings, config) | {"accuracy": accuracy}
+        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        (draft.path / REPORT).write_text(text, encoding="utf-8")
+        np.savez_compressed(draft.path / SAMPLES, **_raw(timings))
+        return draft.finish(
+            kind="evidence",
+            stage=STAGE,
+            config=asdict(config) | {"data": data.name},
+            parents={"artifact": bundle.digest, "baseline": baseline.digest, "fp32_bundle": fp32_bundle.digest},
+            summary={"label": LABEL, "verdict": report["verdict"]}
+            | {f"{name}_ratio": round(row["ratio"]["value"], 4) for name, row in report["programs"].items()},
+            target=bundle.manifest.target,
+        )
+
+
+def _check_sides(sides: Mapping[str, Artifact]) -> None:
+    target = sides["artifact"].manifest.target
+    for side in sides.values():
+        if side.manifest.kind != "bundle" or side.manifest.target != target:
+            raise ArtifactError(
+                f"{side.root}: a {side.manifest.kind} for target {side.manifest.target}; expected a bundle for "
+                f"{target}; only bundles for one target are compared; run dmedge export"
+            )
+
+
+def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings, config: BenchConfig) -> dict[str, Any]:
+    """The content of bench.json."""
+    lines = judge_latency(timings.cases, config.budget)
+    coverage = read_coverage(sides["artifact"])
+    return {
+        "label": LABEL,
+        "device": config.device,
+        "verdict": overall(lines) if lines else None,
+        "budgets": [line.to_json() for line in lines],
+        "artifact_sha256": sides["artifact"].digest,
+        "baseline_sha256": baseline.digest,
+        "fp32_bundle_sha256": sides["fp32"].digest,
+        "target": sides["artifact"].manifest.target,
+        "programs": {case.case.name: case_json(case) | _end_to_end(case, timings.front) for case in timings.cases},
+        "front_end": {name: percentiles_ms(samples) for name, samples in timings.front.items()},
+        "start": {side: _start_json(starts) for side, starts in timings.starts.items()},
+        "size": {
+            side: {"program_bytes": program_bytes(artifact), "download_bytes": download_bytes(artifact)}
+            for side, artifact in sides.items()
+        },
+        "parity": {side: parity.to_json() for side, parity in timings.parity.items()},
+        "coverage": coverage.to_json() if coverage else None,
+        "runtime": timings.runtime,
+        "host": timings.host,
+    }
+
+
+def judge_latency(cases: Sequence[Paired], budget: Budget) -> list[BudgetLine]:
+    """One line for the program that gained least, if the budget names a limit."""
+    if budget.latency_ratio is None:
+        return []
+    ratios = [paired_ratio(case) for case in cases]
+    value, low, high = (max(getattr(ratio, end) for ratio in ratios) for end in ("value", "low", "high"))
+    return [judge("latency_ratio", budget.latency_ratio, value, low, high)]
+
+
+def _end_to_end(case: Paired, front: Mapping[str, Nanoseconds]) -> dict[str, Any]:
+    """Front end plus program, sample by sample; nothing for the fusion, which has no front end."""
+    if case.case.name not in FRONT:
+        return {}
+    before = front[FRONT[case.case.name]]
+    sides = {"artifact": case.artifact_ns.ravel(), "fp32": case.baseline_ns.ravel()}
+    return {"end_to_end": {name: percentiles_ms(np.resize(before, ns.size) + ns) for name, ns in sides.items()}}
+
+
+def _start_json(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Medians over the repeats, and every repeat."""
+    programs = starts[0]["first_ms"]
+    medians = {key: float(np.median([start[key] for start in starts])) for key in starts[0] if key != "first_ms"}
+    first = {program: float(np.median([start["first_ms"][program] for start in starts])) for program in programs}
+    return medians | {"first_ms": first, "repeats": list(starts)}
+
+
+def _raw(timings: Timings) -> dict[str, Any]:
+    """Every sample in ns: [rounds, samples] per case and side, [runs] of the front end."""
+    raw: dict[str, Any] = dict(timings.front)
+    for case in timings.cases:
+        raw[f"{case.case.name}_artifact_ns"] = case.artifact_ns
+        raw[f"{case.case.name}_fp32_ns"] = case.baseline_ns
+    return raw

@@ -1,0 +1,126 @@
+"""All measurements of one benchmark: parity first, then starts and memory, then turns.
+
+Two processes stay loaded and take turns on the same pictures and texts. What an app does around
+the programs (decoding, resizing, tokenising) is timed apart, in this process.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from dmedge.artifact import Artifact
+from dmedge.data.evalset import EvalSet
+from dmedge.devices.local import local_facts
+from dmedge.errors import VerifyError
+from dmedge.evidence.latency import ROUNDS, Nanoseconds, Paired, measure
+from dmedge.evidence.parity import ParityReport, check_parity
+from dmedge.evidence.verdict import Budget
+from dmedge.evidence.workload import (
+    Workload,
+    draw_workload,
+    image_inputs,
+    paired_cases,
+    program_inputs,
+    text_inputs,
+    time_front_end,
+)
+from dmedge.logs import progress
+from dmedge.runtime.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig:
+    """How to time, and what to judge by."""
+
+    device: str = "local"
+    threads: int = 1
+    rounds: int = ROUNDS
+    repeats: int = 3  # of loading, each in a new process
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.repeats < 1 or self.rounds < 2:
+            raise ValueError(
+                f"threads {self.threads}, repeats {self.repeats}, rounds {self.rounds}; expected 1, 1 and 2 or more"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Timings:
+    """Everything that was measured; a side is "artifact" or "fp32"."""
+
+    parity: Mapping[str, ParityReport]
+    starts: Mapping[str, Sequence[Mapping[str, Any]]]
+    cases: Sequence[Paired]
+    front: Mapping[str, Nanoseconds]
+    runtime: Mapping[str, Any]
+    host: Mapping[str, Any]
+
+
+def take_timings(sides: Mapping[str, Artifact], data: EvalSet, config: BenchConfig) -> Timings:
+    """Measure the two bundles in `sides`, "artifact" and "fp32".
+
+    Raises:
+        VerifyError: a bundle does not compute what it should; wrong answers have no latency.
+    """
+    before = local_facts()
+    parity = {side: _checked_parity(artifact, config.threads) for side, artifact in sides.items()}
+    with Encoder(sides["artifact"], threads=config.threads) as encoder:
+        workload = draw_workload(data, encoder)
+        front = time_front_end(workload, encoder)
+    starts = _time_starts(sides, workload, config)
+    with ExitStack() as stack:
+        mine, theirs = (stack.enter_context(Encoder(sides[side], config.threads)) for side in ("artifact", "fp32"))
+        cases = _take_turns(mine, theirs, workload, config.rounds)
+        facts = mine.facts()[0]
+    runtime = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
+    return Timings(parity, starts, cases, front, runtime, {"before": before, "after": local_facts()})
+
+
+def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int) -> list[Paired]:
+    cases = paired_cases(workload, mine, theirs)
+    found = []
+    with progress("timing programs", len(cases)) as advance:
+        for case in cases:
+            found.append(measure(mine.session, theirs.session, case, rounds=rounds))
+            advance(1, case.name)
+    return found
+
+
+def _checked_parity(artifact: Artifact, threads: int) -> ParityReport:
+    with Encoder(artifact, threads=threads) as encoder:
+        parity = check_parity(encoder.session, artifact)
+    if parity.error_ratio > 1:
+        raise VerifyError(
+            f"{artifact.root}: its outputs are {parity.error_ratio:.3g} times the tolerance away from the golden "
+            "ones; expected 1 at most; wrong answers have no latency: run dmedge verify, then export again"
+        )
+    return parity
+
+
+def _time_starts(
+    sides: Mapping[str, Artifact], workload: Workload, config: BenchConfig
+) -> dict[str, list[dict[str, Any]]]:
+    """Load, first run and memory of every side, in a new process each time, the sides in changing order."""
+    starts: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for repeat in range(config.repeats):
+        for side in sorted(sides, reverse=bool(repeat % 2)):
+            with Encoder(sides[side], threads=config.threads) as encoder:
+                starts[side].append(_start(encoder, workload))
+    return starts
+
+
+def _start(encoder: Encoder, workload: Workload) -> dict[str, Any]:
+    """One start; the memory is read after the whole workload, and nothing else is timed in that process."""
+    first = {"encode_image": image_inputs(workload, encoder)[0], "encode_text": text_inputs(workload, encoder)[0]}
+    first_ms = {program: encoder.session.time(program, inputs, 1)[0] / 1e6 for program, inputs in first.items()}
+    for program, inputs in program_inputs(workload, encoder).values():
+        encoder.session.run_many(program, inputs, outputs=(0,))
+    facts = encoder.facts()[0]
+    return {
+        "load_ms": facts["load_ms"],
+        "first_ms": {program: float(ms) for program, ms in first_ms.items()},
+        "base_rss_bytes": facts["base_rss_bytes"],
+        "peak_rss_bytes": facts["peak_rss_bytes"],
+    }

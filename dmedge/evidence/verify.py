@@ -1,0 +1,113 @@
+"""The `verify` stage: a bundle on its real runtime against the float checkpoint that it came from."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from dmedge.artifact import Artifact, new_artifact
+from dmedge.data.evalset import EvalSet
+from dmedge.errors import ArtifactError
+from dmedge.evidence.accuracy import Embeddings, embed, rank
+from dmedge.evidence.agreement import agreement
+from dmedge.evidence.baseline import check_baseline
+from dmedge.evidence.comparison import Comparison
+from dmedge.evidence.coverage import read_coverage
+from dmedge.evidence.leakage import check_calibration, find_calibration
+from dmedge.evidence.measured import (
+    RANKS,
+    REPORT,
+    Measured,
+    VerifyConfig,
+    judge_all,
+    report_json,
+    summary,
+    write_ranks,
+)
+from dmedge.evidence.parity import check_parity
+from dmedge.runtime.encoder import Encoder
+
+logger = logging.getLogger(__name__)
+
+STAGE = "verify"
+
+
+def verify_bundle(
+    bundle: Artifact,
+    baseline: Artifact,
+    out: Path,
+    *,
+    data: EvalSet,
+    config: VerifyConfig,
+    fp32_bundle: Artifact | None = None,
+    baseline_embeddings: Embeddings | None = None,
+) -> Artifact:
+    """Measure `bundle`, judge it by `config.budget`, and write the evidence; the bundle is only read.
+
+    Args:
+        fp32_bundle: the baseline exported for the same target, which sizes are compared with; without
+            it the size stays unjudged.
+        baseline_embeddings: of `data`, where they are known from before.
+
+    Raises:
+        ArtifactError: `out` exists, `bundle` is no bundle, or `baseline` is quantized or no ancestor of it.
+        DataError: the bundle was calibrated on the evaluation data, or the data is empty.
+        VerifyError: an embedding is not finite, or not of unit length.
+    """
+    if bundle.manifest.kind != "bundle":
+        raise ArtifactError(f"{bundle.root}: found a {bundle.manifest.kind}; expected a bundle; run dmedge export")
+    check_baseline(bundle, baseline)
+    with new_artifact(out) as draft:
+        measured = _measure(bundle, baseline, data, config, fp32_bundle, baseline_embeddings)
+        lines = judge_all(measured, config.budget)
+        report = report_json(measured, lines, config)
+        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        (draft.path / REPORT).write_text(text, encoding="utf-8")
+        write_ranks(draft.path / RANKS, measured.comparison)
+        return draft.finish(
+            kind="evidence",
+            stage=STAGE,
+            config=asdict(config) | {"data": data.name, "data_sha256": report["data"]["sha256"]},
+            parents=measured.parents,
+            languages=measured.comparison.artifact.languages,
+            summary=summary(report),
+            target=bundle.manifest.target,
+        )
+
+
+def _measure(
+    bundle: Artifact,
+    baseline: Artifact,
+    data: EvalSet,
+    config: VerifyConfig,
+    fp32_bundle: Artifact | None,
+    baseline_embeddings: Embeddings | None,
+) -> Measured:
+    calibration = find_calibration(bundle)
+    with Encoder(bundle, threads=config.threads, workers=config.workers) as encoder:
+        if calibration is not None:
+            check_calibration(calibration, data, encoder.preprocess)
+        parity = check_parity(encoder.session, bundle)
+        logger.info("verifying %s on %d texts and %d images", bundle.root, len(data.texts), len(data.images))
+        mine = embed(encoder, data)
+        facts = encoder.facts()[0]
+    theirs = baseline_embeddings or embed_baseline(baseline, data, config.threads)
+    comparison = Comparison(rank(mine, data), rank(theirs, data), config.resamples, config.confidence, config.seed)
+    return Measured(
+        bundle=bundle,
+        baseline=baseline,
+        fp32_bundle=fp32_bundle,
+        data=data,
+        comparison=comparison,
+        agreement=agreement(mine, theirs, data),
+        parity=parity,
+        coverage=read_coverage(bundle),
+        is_calibration_known=calibration is not None,
+        facts=facts,
+    )
+
+
+def embed_baseline(baseline: Artifact, data: EvalSet, threads: int) -> Embeddings:
+    """Embeddings of the evaluation set by the float checkpoint, in torch."""
+    with Encoder(baseline, threads=threads) as encoder:
+        return embed(encoder, data)

@@ -1,0 +1,109 @@
+"""What is timed: real pictures and texts, in the form that each side of a comparison takes."""
+
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dmedge.data.evalset import EvalSet
+from dmedge.evidence.latency import Case, Nanoseconds
+from dmedge.runtime.encoder import Encoder
+from dmedge.runtime.wire import Array
+
+SAMPLES = 8  # pictures, and texts: spread evenly over the token lengths that the data has
+LOOKED_AT = 2000  # texts whose length is counted
+FRONT_RUNS = 400  # of decoding, and of tokenising
+
+Inputs = Sequence[Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Pictures and texts to time programs with."""
+
+    images: Sequence[Image.Image]
+    texts: Sequence[str]
+    longest: str  # real texts, joined until they fill the context
+
+
+def draw_workload(data: EvalSet, encoder: Encoder) -> Workload:
+    """Choose pictures at even distances, and texts at even quantiles of their length in tokens."""
+    places = np.linspace(0, len(data.images) - 1, min(SAMPLES, len(data.images))).astype(int)
+    images = [_picture(data.images[place]) for place in places.tolist()]
+    rows = np.linspace(0, len(data.texts) - 1, min(LOOKED_AT, len(data.texts))).astype(int)
+    texts = sorted((data.texts[row] for row in rows), key=lambda text: (len(encoder.tokenizer.encode(text)), text))
+    quantiles = (np.arange(SAMPLES) + 0.5) / SAMPLES * len(texts)
+    chosen = [texts[int(place)] for place in quantiles]
+    longest = chosen[-1]
+    while len(encoder.tokenizer.encode(longest)) < encoder.tokenizer.context_length:
+        longest = f"{longest} {' '.join(chosen)}"
+    return Workload(images, chosen, longest)
+
+
+def _picture(image: Any) -> Image.Image:
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
+
+
+def image_inputs(workload: Workload, encoder: Encoder) -> list[Inputs]:
+    """Pixels of every picture, as `encode_image` takes them."""
+    return [[encoder.preprocess(image)[None]] for image in workload.images]
+
+
+def text_inputs(workload: Workload, encoder: Encoder) -> list[Inputs]:
+    """Ids and mask of every text, as `encode_text` takes them."""
+    return [encoder.text_inputs(text) for text in workload.texts]
+
+
+def program_inputs(workload: Workload, encoder: Encoder) -> Mapping[str, tuple[str, Sequence[Inputs]]]:
+    """Case -> program and its inputs; those of the fusion are outputs of this side's own towers."""
+    pixels, texts = image_inputs(workload, encoder), text_inputs(workload, encoder)
+    cases: dict[str, tuple[str, Sequence[Inputs]]] = {
+        "encode_image": ("encode_image", pixels),
+        "encode_text": ("encode_text", texts),
+        "encode_text_longest": ("encode_text", [encoder.text_inputs(workload.longest)]),
+    }
+    if "fuse" in {program.name for program in encoder.session.programs}:
+        patches = encoder.session.run_many("encode_image", pixels, outputs=(1,))
+        tokens = encoder.session.run_many("encode_text", texts, outputs=(1,))
+        pairs = zip(patches, tokens, texts, strict=False)
+        cases["fuse"] = ("fuse", [[patch, token, text[1]] for (patch,), (token,), text in pairs])
+    return cases
+
+
+def paired_cases(workload: Workload, artifact: Encoder, baseline: Encoder) -> list[Case]:
+    """The cases that both sides have."""
+    mine, theirs = program_inputs(workload, artifact), program_inputs(workload, baseline)
+    return [Case(name, program, inputs, theirs[name][1]) for name, (program, inputs) in mine.items() if name in theirs]
+
+
+def time_front_end(workload: Workload, encoder: Encoder) -> dict[str, Nanoseconds]:
+    """Nanoseconds of what an app does before a program runs, in this process.
+
+    Returns:
+        "decode_resize": PNG bytes to pixels; "tokenise": text to ids; [FRONT_RUNS] each.
+    """
+    files = [_png(image) for image in workload.images]
+    return {
+        "decode_resize": _time(lambda i: encoder.preprocess(Image.open(io.BytesIO(files[i % len(files)])))),
+        "tokenise": _time(lambda i: encoder.text_inputs(workload.texts[i % len(workload.texts)])),
+    }
+
+
+def _time(call: Callable[[int], object]) -> Nanoseconds:
+    call(0)
+    elapsed = np.empty(FRONT_RUNS, np.int64)
+    for i in range(FRONT_RUNS):
+        start = time.perf_counter_ns()
+        call(i)
+        elapsed[i] = time.perf_counter_ns() - start
+    return elapsed
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,146 @@
+"""The integer modules in ONNX: the same integers, in the operations that onnxruntime fuses.
+
+Each module is replaced by one that calls a custom operation, and each custom operation has a
+translation. A linear becomes DynamicQuantizeLinear, MatMulInteger and a scaling, which onnxruntime
+fuses into one kernel; a convolution between activation points becomes QLinearConv, and the addition
+of a residual block QLinearAdd. Activations are uint8, since the int8 kernels are slow on x86.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmedge.errors import require
+from dmedge.model.dual import DualEncoder
+from dmedge.model.quantized import ACTIVATION_MIN, ActivationPoint, DynamicLinear, QuantConv2d, replace_module_
+
+OPSET = 20
+FLOAT = 1  # onnx.TensorProto.FLOAT
+
+torch.library.define("dmedge::dynamic_linear", "(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
+torch.library.define(
+    "dmedge::static_conv2d",
+    "(Tensor x, Tensor weight, Tensor scale, Tensor bias, Tensor bias_scale, int[] stride, int[] padding) -> Tensor",
+)
+torch.library.define("dmedge::activation", "(Tensor x, Tensor scale, Tensor zero_point) -> Tensor")
+
+
+def _fake_dynamic_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[1]))
+
+
+def _fake_static_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    bias_scale: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Tensor:
+    return F.conv2d(x, weight.to(x.dtype), None, tuple(stride), tuple(padding))
+
+
+def _fake_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+torch.library.register_fake("dmedge::dynamic_linear", _fake_dynamic_linear)
+torch.library.register_fake("dmedge::static_conv2d", _fake_static_conv2d)
+torch.library.register_fake("dmedge::activation", _fake_activation)
+
+
+class OnnxLinear(nn.Module):
+    """A `DynamicLinear` with its weight the way MatMulInteger wants it, [inputs, outputs]."""
+
+    def __init__(self, module: DynamicLinear) -> None:
+        super().__init__()
+        self.register_buffer("weight", module.weight.t().contiguous())
+        self.register_buffer("scale", module.scale)
+        self.register_buffer("bias", module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., inputs] to [..., outputs]."""
+        result: Tensor = torch.ops.dmedge.dynamic_linear.default(x, self.weight, self.scale, self.bias)
+        return result
+
+
+class OnnxConv2d(nn.Module):
+    """A `QuantConv2d` with the integers of its bias."""
+
+    def __init__(self, module: QuantConv2d) -> None:
+        super().__init__()
+        self.stride, self.padding = list(module.stride), list(module.padding)
+        self.register_buffer("weight", module.weight)
+        self.register_buffer("scale", module.scale)
+        self.register_buffer("bias", module.integer_bias())
+        self.register_buffer("bias_scale", module.input_scale * module.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [B, inputs, H, W]."""
+        result: Tensor = torch.ops.dmedge.static_conv2d.default(
+            x, self.weight, self.scale, self.bias, self.bias_scale, self.stride, self.padding
+        )
+        return result
+
+
+class OnnxActivation(nn.Module):
+    """An `ActivationPoint` in uint8."""
+
+    def __init__(self, module: ActivationPoint) -> None:
+        super().__init__()
+        self.register_buffer("scale", module.scale)
+        self.register_buffer("zero_point", (module.zero_point - ACTIVATION_MIN).to(torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Round `x` to the grid."""
+        result: Tensor = torch.ops.dmedge.activation.default(x, self.scale, self.zero_point)
+        return result
+
+
+REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    DynamicLinear: OnnxLinear,
+    QuantConv2d: OnnxConv2d,
+    ActivationPoint: OnnxActivation,
+}
+
+
+def onnx_model(model: DualEncoder) -> DualEncoder:
+    """A copy of `model` whose integer modules call the custom operations; it can be exported, not run."""
+    copied = deepcopy(model)
+    for name, module in list(copied.named_modules()):
+        if type(module) in REPLACEMENTS:
+            replace_module_(copied, name, REPLACEMENTS[type(module)](module))
+    return copied.eval()
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Custom operation -> the function that writes it in ONNX operations."""
+    op: Any = require("onnxscript", "onnx").opset20
+
+    def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
+        codes, codes_scale, codes_zero = op.DynamicQuantizeLinear(x)
+        sums = op.Cast(op.MatMulInteger(codes, weight, codes_zero), to=FLOAT)
+        product = op.Mul(sums, op.Mul(codes_scale, scale))
+        return product if bias is None else op.Add(product, bias)
+
+    def static_conv2d(
+        x: Any, weight: Any, scale: Any, bias: Any, bias_scale: Any, stride: Sequence[int], padding: Sequence[int]
+    ) -> Any:
+        kernel = op.DequantizeLinear(weight, scale, axis=0)
+        offset = op.DequantizeLinear(bias, bias_scale, axis=0)
+        return op.Conv(x, kernel, offset, strides=list(stride), pads=[*padding, *padding])
+
+    def activation(x: Any, scale: Any, zero_point: Any) -> Any:
+        return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+
+    own = torch.ops.dmedge
+    return {
+        own.dynamic_linear.default: dynamic_linear,
+        own.static_conv2d.default: static_conv2d,
+        own.activation.default: activation,
+    }
