@@ -6,31 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
-from dmedge.export.programs import evaluating, example_inputs, free_dimensions
+from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
-from dmedge.model.quantized import QuantConv2d
+from dmedge.model.quantized import ActivationPoint, DynamicLinear, QuantConv2d, QuantEmbedding
 
 # What costs time, or belongs to the integer arithmetic: none of it may be left to the portable kernels.
-_MUST_DELEGATE = ("linear", "addmm", "mm", "bmm", "convolution", "quantize_per", "dequantize_per", "choose_qparams")
-_BYTES_SEARCHED = 64  # a shorter weight might be found by chance
+_CONVERSIONS = ("quantize_per", "dequantize_per", "choose_qparams")
+_MUST_DELEGATE = ("linear", "addmm", "mm", "bmm", "convolution", *_CONVERSIONS)
 
 
-def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> dict[str, object]:
+def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
     """Write all programs as methods of the one file that they name.
 
     Args:
         model: float with batch normalisation folded, or quantized.
         programs: all with the same file, at batch 1.
         root: of the bundle.
-
-    Returns:
-        facts for the manifest: per program the delegates, and the operations outside of them.
 
     Raises:
         ExportError: XNNPACK did not take an operation of the plan, or an integer tensor is not in the file.
@@ -46,15 +44,18 @@ def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: P
             compile_config=exir.EdgeCompileConfig(_check_ir_validity=False),
             constant_methods=_constants(model),
         )
-        facts: dict[str, object] = {
-            program.name: _delegation(edge.exported_program(program.name), program.name) for program in programs
-        }
+        lowered = {program.name: edge.exported_program(program.name) for program in programs}
         content = bytes(edge.to_executorch().buffer)
-    _check_integers(model, content)
     path = root / programs[0].file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return facts
+    outside = {name: _outside(program, name) for name, program in lowered.items()}
+    delegated = {name: _inside(program) for name, program in lowered.items()}
+    return Lowering(
+        carried_out=check_integers(model, path),
+        delegated={name: round(n / (n + outside[name].total()), 4) for name, n in delegated.items()},
+        facts={name: dict(sorted(counts.items())) for name, counts in outside.items()},
+    )
 
 
 def _constants(model: DualEncoder) -> dict[str, int]:
@@ -111,36 +112,62 @@ def _drop_unused_(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _delegation(program: ExportedProgram, name: str) -> dict[str, object]:
-    called = [node for node in program.graph.nodes if node.op == "call_function"]
-    delegates = [node for node in called if "executorch_call_delegate" in str(node.target)]
-    outside = Counter(
-        getattr(node.target, "__name__", str(node.target))
-        for node in called
-        if node not in delegates and "getitem" not in str(node.target)
+def _outside(program: ExportedProgram, name: str) -> Counter[str]:
+    """Operations that portable kernels run, by name.
+
+    Raises:
+        ExportError: one of them is the work that XNNPACK is there for.
+    """
+    found = Counter(
+        operation for operation in _operations(program.graph) if not operation.startswith("executorch_call_delegate")
     )
-    left = sorted(op for op in outside if op.split(".")[1].startswith(_MUST_DELEGATE))
+    left = sorted(operation for operation in found if operation.split(".")[1].startswith(_MUST_DELEGATE))
     if left:
         raise ExportError(
             f"{name}: XNNPACK left {', '.join(left)} to slower kernels; expected it to take them; report this"
         )
-    return {"delegates": len(delegates), "outside": dict(sorted(outside.items()))}
+    return found
 
 
-def _check_integers(model: DualEncoder, content: bytes) -> None:
-    for name, weight in integer_weights(model).items():
-        if len(weight) >= _BYTES_SEARCHED and weight not in content:
+def _inside(program: ExportedProgram) -> int:
+    """Number of operations within delegates; what only converts to or from integers does not count."""
+    delegates = [module for name, module in program.graph_module.named_children() if name.startswith("lowered_module")]
+    operations = [operation for delegate in delegates for operation in _operations(delegate.original_module.graph)]
+    return sum(1 for operation in operations if not operation.split(".")[1].startswith(_CONVERSIONS))
+
+
+def _operations(graph: torch.fx.Graph) -> list[str]:
+    """Names such as "aten.mean.dim" of what a graph calls."""
+    names = [getattr(node.target, "__name__", str(node.target)) for node in graph.nodes if node.op == "call_function"]
+    return [name if "." in name else f"{name}.default" for name in names if name != "getitem"]
+
+
+def check_integers(model: DualEncoder, path: Path) -> frozenset[str]:
+    """Look for the integers of a quantized model in a `.pte`, where they stand as plain bytes.
+
+    Returns:
+        names of the modules whose integers are in the file.
+
+    Raises:
+        ExportError: a weight or a range is missing or differs.
+    """
+    content, checked = path.read_bytes(), set()
+    for name, module in model.named_modules():
+        if not isinstance(module, (QuantEmbedding, DynamicLinear, QuantConv2d, ActivationPoint)):
+            continue
+        if stored_bytes(module) not in content:
             raise ExportError(f"{name}: its integers are not in the .pte as they are in the checkpoint; report this")
+        checked.add(name)
+    return frozenset(checked)
 
 
-def integer_weights(model: DualEncoder) -> dict[str, bytes]:
-    """Int8 weights of a quantized model as a `.pte` stores them, convolutions with channels last, by name."""
-    convolutions = {name for name, module in model.named_modules() if isinstance(module, QuantConv2d)}
-    return {
-        name: (weight.permute(0, 2, 3, 1) if name.rpartition(".")[0] in convolutions else weight)
-        .contiguous()
-        .numpy()
-        .tobytes()
-        for name, weight in model.state_dict().items()
-        if weight.dtype == torch.int8
-    }
+def stored_bytes(module: nn.Module) -> bytes:
+    """What a `.pte` holds of an integer module: its weight, for XNNPACK with channels last, or its scale."""
+    match module:
+        case QuantConv2d():
+            tensor = module.weight.permute(0, 2, 3, 1)
+        case ActivationPoint():
+            tensor = module.scale
+        case _:
+            tensor = module.get_buffer("weight")
+    return tensor.contiguous().numpy().tobytes()

@@ -1,32 +1,33 @@
 """ONNX programs: one file each, free batch and text length, the checkpoint's own integers."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
-from dmedge.export.onnx_ops import OPSET, OnnxLinear, onnx_model, translations
-from dmedge.export.programs import evaluating, example_inputs, free_dimensions
+from dmedge.export.onnx_ops import OPSET, OnnxActivation, OnnxConv2d, OnnxLinear, onnx_model, translations
+from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
+from dmedge.model.quantized import QuantEmbedding
 
 MAX_BATCH = 65_536
+PREFIX = "model."  # of every initializer: the name of the model in `ProgramModule`
+INTEGERS = (torch.int8, torch.int32)
 
 
-def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> dict[str, object]:
+def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
     """Write every program below `root`.
 
     Args:
         model: float with batch normalisation folded, or quantized.
         programs: where each goes, and what it takes.
         root: of the bundle.
-
-    Returns:
-        facts for the manifest.
 
     Raises:
         ExportError: an integer tensor did not arrive in the files as it is in the model.
@@ -54,8 +55,11 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
             _name_outputs(written.model, [spec.name for spec in program.outputs])
             written.save(root / program.file, external_data=False)
             nodes[program.name] = sum(1 for _ in written.model.graph)
-    _check_integers(exported, programs, root)
-    return {"opset": OPSET, "nodes": nodes}
+    return Lowering(
+        carried_out=check_integers(exported, [root / program.file for program in programs]),
+        delegated={program.name: 1.0 for program in programs},  # one provider runs everything
+        facts={"opset": OPSET, "nodes": nodes},
+    )
 
 
 def _forget_sources(model: Any) -> None:
@@ -79,35 +83,45 @@ def _name_outputs(model: Any, names: list[str]) -> None:
         value.name = name
 
 
-def read_integers(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The integer weights of one ONNX file, by the name of their tensor in the checkpoint."""
+def check_integers(exported: DualEncoder, paths: Sequence[Path]) -> frozenset[str]:
+    """Read the integers back from ONNX files and compare them with those of the model.
+
+    Args:
+        exported: what `onnx_model` made of a quantized model.
+        paths: of the files.
+
+    Returns:
+        names of the modules whose integers are in the files.
+
+    Raises:
+        ExportError: a weight, a bias or a range is missing or differs.
+    """
     onnx: Any = require("onnx", "onnx")
-    return {
-        tensor.name.removeprefix("model."): onnx.numpy_helper.to_array(tensor)
-        for tensor in onnx.load(path).graph.initializer
-        if tensor.name.endswith((".weight", ".bias"))
-        and tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.INT32)
-    }
-
-
-def _check_integers(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> None:
-    found: dict[str, np.ndarray[Any, Any]] = {}
-    for program in programs:
-        found |= read_integers(root / program.file)
-    for name, want in integer_weights(model).items():
-        if name not in found or not np.array_equal(found[name], want):
+    tensors: dict[str, NDArray[Any]] = {}
+    ranges: set[tuple[float, int]] = set()
+    for graph in (onnx.load(path).graph for path in paths):
+        found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        tensors |= found
+        ranges |= {
+            (found[node.input[1]].item(), found[node.input[2]].item())
+            for node in graph.node
+            if node.op_type == "QuantizeLinear"
+        }
+    checked = set()
+    for name, module in exported.named_modules():
+        if isinstance(module, OnnxActivation):
+            is_found = (module.scale.item(), int(module.zero_point.item())) in ranges
+        elif isinstance(module, (OnnxLinear, OnnxConv2d, QuantEmbedding)):
+            is_found = all(
+                np.array_equal(tensors.get(f"{PREFIX}{name}.{key}", np.empty(0)), tensor.numpy())
+                for key, tensor in module.state_dict().items()
+                if tensor.dtype in INTEGERS
+            )
+        else:
+            continue
+        if not is_found:
             raise ExportError(
                 f"{name}: its integers are not in the ONNX files as they are in the checkpoint; report this"
             )
-
-
-def integer_weights(model: DualEncoder) -> Mapping[str, np.ndarray[Any, Any]]:
-    """Int8 weights and int32 biases of a model made by `onnx_model`, by name."""
-    return {
-        name: tensor.numpy()
-        for name, tensor in model.state_dict().items()
-        if name.endswith((".weight", ".bias")) and tensor.dtype in (torch.int8, torch.int32)
-    }
-
-
-__all__ = ["OnnxLinear", "export_onnx", "integer_weights", "read_integers"]
+        checked.add(name)
+    return frozenset(checked)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,15 @@ from dmedge.model.dual import DualEncoder
 
 EXAMPLE = {"batch": 2, "length": 7}  # sizes of the free dimensions while tracing; 0 and 1 would be baked in
 DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowering:
+    """What an exporter wrote."""
+
+    carried_out: frozenset[str]  # modules whose integers were read back from the files, equal to the checkpoint's
+    delegated: Mapping[str, float]  # program -> share of its operations that a delegate or provider runs
+    facts: Mapping[str, object]  # for the manifest
 
 
 class ProgramModule(nn.Module):

@@ -20,7 +20,7 @@ from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
 
 CONFIG = ModelConfig(
-    vocab_size=320, classes=5, image_size=16, image_width=8, text_width=32, embed_dim=24, context_length=16, concepts=12
+    vocab_size=320, classes=5, image_size=16, image_width=8, text_width=32, embed_dim=12, context_length=16, concepts=12
 )
 
 WORDS = ["red apple", "green pear", "grüner Baum", "rotes Haus", "red house", "ラーメン", "soupe de nouilles"]

@@ -6,7 +6,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerConfig:
-    """What a recipe chooses of the model; the data fixes the rest (vocabulary, concepts, classes)."""
+    """What a recipe chooses of the model; the data fixes the rest (vocabulary, concepts, classes).
+
+    With `concept_head` the embedding has a number for every concept of the data; without it
+    `embed_dim` numbers.
+    """
 
     image_width: int = 40
     text: Literal["transformer", "bag"] = "transformer"
@@ -14,8 +18,8 @@ class TowerConfig:
     text_layers: int = 2
     text_heads: int = 4
     context_length: int = 64
-    embed_dim: int = 224
-    codebook: bool = True
+    embed_dim: int = 192
+    concept_head: bool = True
     fusion: Literal["cross-attention", "none"] = "cross-attention"
 
 

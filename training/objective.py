@@ -47,7 +47,7 @@ class DualObjective(nn.Module):
     """Concept classification of both modalities and a contrastive loss on their embeddings.
 
     The concept anchors are shared by both modalities, so each pulls the other's classifier;
-    the contrastive term trains the codebook's output. Without a codebook only it remains.
+    the contrastive term trains the embeddings themselves. Without a concept head only it remains.
     """
 
     def __init__(self, model: DualEncoder, contrastive_weight: float, label_smoothing: float) -> None:
@@ -62,8 +62,7 @@ class DualObjective(nn.Module):
         text = torch.cat([self.model.text_features(chunk.ids, chunk.mask)[0] for chunk in chunks])
         row = torch.cat([chunk.row for chunk in chunks])
         scale = self.model.logit_scale.exp().clamp(max=100)
-        head = self.model.head
-        if head is None:
+        if self.model.head is None:
             contrastive = multi_positive_contrastive(self.model.embed(image), self.model.embed(text), row, scale)
             return {"loss": contrastive, "contrastive": contrastive}
         image_logits = self.model.concept_logits(image).float()
@@ -73,8 +72,8 @@ class DualObjective(nn.Module):
         losses = {"image": image_loss, "text": text_loss}
         total = image_loss + text_loss
         if self.contrastive_weight > 0:
-            image_code = F.normalize(head(image_logits), dim=-1).float()
-            text_code = F.normalize(head(text_logits), dim=-1).float()
-            losses["contrastive"] = multi_positive_contrastive(image_code, text_code, row, scale)
+            image_share = F.normalize(image_logits.softmax(-1), dim=-1)
+            text_share = F.normalize(text_logits.softmax(-1), dim=-1)
+            losses["contrastive"] = multi_positive_contrastive(image_share, text_share, row, scale)
             total = total + self.contrastive_weight * losses["contrastive"]
         return {"loss": total, **losses}

@@ -101,8 +101,8 @@ def _initial_model(batcher: Batcher) -> DualEncoder:
             text_layers=towers.text_layers,
             text_heads=towers.text_heads,
             context_length=towers.context_length,
-            embed_dim=towers.embed_dim,
-            concepts=data.concepts if towers.codebook else 0,
+            embed_dim=data.concepts if towers.concept_head else towers.embed_dim,
+            concepts=data.concepts if towers.concept_head else 0,
             fusion=towers.fusion,
         )
     )
@@ -123,8 +123,6 @@ def _start_from_(model: DualEncoder, rows: Tensor, anchors: Tensor) -> None:
     model.text_projection.bias.zero_()
     if model.head is not None:
         model.head.keys.weight[: len(anchors)].copy_(anchors)
-        values = torch.nn.functional.normalize(torch.randn_like(model.head.values.weight), dim=0)
-        model.head.values.weight.copy_(values)
 
 
 class LiveEncoder:

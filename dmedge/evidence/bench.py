@@ -12,9 +12,10 @@ from dmedge.artifact import Artifact, download_bytes, new_artifact, program_byte
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.names import check_device
 from dmedge.errors import ArtifactError
+from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.coverage import read_coverage
 from dmedge.evidence.latency import Nanoseconds, Paired, case_json, paired_ratio, percentiles_ms
-from dmedge.evidence.timings import BenchConfig, Timings, take_timings
+from dmedge.evidence.timings import Timings, take_timings
 from dmedge.evidence.verdict import Budget, BudgetLine, judge, overall
 
 STAGE = "bench"
@@ -31,13 +32,14 @@ def bench_bundle(
     *,
     data: EvalSet,
     config: BenchConfig,
+    budget: Budget,
     accuracy: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Time `bundle` and `fp32_bundle` in turns and write the evidence.
 
     Args:
         baseline: the float checkpoint that `fp32_bundle` was exported from.
-        data: whose pictures and texts are run.
+        data: what `config` names; its pictures and texts are run.
         accuracy: what verification found of `bundle`; a latency without it is no result.
 
     Raises:
@@ -50,14 +52,14 @@ def bench_bundle(
     _check_sides(sides)
     with new_artifact(out) as draft:
         timings = take_timings(sides, data, config)
-        report = _report(sides, baseline, timings, config) | {"accuracy": accuracy}
+        report = _report(sides, baseline, timings, budget) | {"device": config.device, "accuracy": accuracy}
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         (draft.path / REPORT).write_text(text, encoding="utf-8")
         np.savez_compressed(draft.path / SAMPLES, **_raw(timings))
         return draft.finish(
             kind="evidence",
             stage=STAGE,
-            config=asdict(config) | {"data": data.name},
+            config=asdict(config) | {"data": data.name, "budget": asdict(budget)},
             parents={"artifact": bundle.digest, "baseline": baseline.digest, "fp32_bundle": fp32_bundle.digest},
             summary={"label": LABEL, "verdict": report["verdict"]}
             | {f"{name}_ratio": round(row["ratio"]["value"], 4) for name, row in report["programs"].items()},
@@ -75,13 +77,12 @@ def _check_sides(sides: Mapping[str, Artifact]) -> None:
             )
 
 
-def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings, config: BenchConfig) -> dict[str, Any]:
+def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings, budget: Budget) -> dict[str, Any]:
     """The content of bench.json."""
-    lines = judge_latency(timings.cases, config.budget)
+    lines = judge_latency(timings.cases, budget)
     coverage = read_coverage(sides["artifact"])
     return {
         "label": LABEL,
-        "device": config.device,
         "verdict": overall(lines) if lines else None,
         "budgets": [line.to_json() for line in lines],
         "artifact_sha256": sides["artifact"].digest,

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dmedge.evidence.config import CONFIDENCE, RESAMPLES
 from dmedge.evidence.retrieval import Ints
 
 Bools = NDArray[np.bool_]
 Doubles = NDArray[np.float64]
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 _WEIGHTS = 1 << 23  # weights held at once, i.e. 32 MiB of float32
 
 

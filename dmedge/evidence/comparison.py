@@ -9,7 +9,8 @@ import numpy as np
 
 from dmedge.data.languages import LANGUAGES
 from dmedge.evidence.accuracy import DIRECTIONS, AccuracyReport, Direction
-from dmedge.evidence.bootstrap import CONFIDENCE, RESAMPLES, Bools, Estimate, Retention, bootstrap_retention, hit_table
+from dmedge.evidence.bootstrap import Bools, Estimate, Retention, bootstrap_retention, hit_table
+from dmedge.evidence.config import CONFIDENCE, RESAMPLES
 from dmedge.evidence.retrieval import KS, Ints, Score
 
 JUDGED_K = 10

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmedge.evidence.bootstrap import CONFIDENCE, RESAMPLES
+from dmedge.evidence.config import CONFIDENCE, RESAMPLES, ROUNDS
 from dmedge.runtime.session import Session
 from dmedge.runtime.wire import Array
 
 Nanoseconds = NDArray[np.int64]
 
-ROUNDS = 50  # at two turns a round, 100 samples per side at least: enough for p90
 TURN_MS = 5.0  # aimed at; a turn is one run at least
 MAX_RUNS = 50  # in one turn
 STABLE = 0.05  # relative change of the median from one warm-up block to the next

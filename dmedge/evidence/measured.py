@@ -1,7 +1,7 @@
 """What verification measured, as budget lines, as verify.json and as raw ranks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from dmedge.data.evalset import EvalSet
 from dmedge.environment import host_facts
 from dmedge.evidence.accuracy import DIRECTIONS
 from dmedge.evidence.agreement import Agreement
-from dmedge.evidence.bootstrap import CONFIDENCE, RESAMPLES
 from dmedge.evidence.comparison import JUDGED_K, Comparison
+from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import Coverage, judge_coverage
 from dmedge.evidence.leakage import data_digest
 from dmedge.evidence.parity import ParityReport
@@ -22,26 +22,6 @@ from dmedge.runtime.session import SessionFacts
 
 REPORT, RANKS = "verify.json", "ranks.npz"
 UNBOUNDED = 1e6  # stands for an error without bounds, which JSON cannot write
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyConfig:
-    """How to measure, and what to judge by."""
-
-    budget: Budget = field(default_factory=Budget)
-    threads: int = 1
-    workers: int = 1  # processes that share the work of a bundle; they change no figure
-    resamples: int = RESAMPLES
-    confidence: float = CONFIDENCE
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.threads < 1 or self.workers < 1:
-            raise ValueError(f"threads {self.threads}, workers {self.workers}; expected 1 or more of each")
-        if self.resamples < 100 or not 0.5 <= self.confidence < 1:
-            raise ValueError(
-                f"resamples {self.resamples}, confidence {self.confidence}; expected 100 or more, and 0.5 to 1"
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,16 +6,16 @@ the programs (decoding, resizing, tokenising) is timed apart, in this process.
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dmedge.artifact import Artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.local import local_facts
 from dmedge.errors import VerifyError
-from dmedge.evidence.latency import ROUNDS, Nanoseconds, Paired, measure
+from dmedge.evidence.config import BenchConfig
+from dmedge.evidence.latency import Nanoseconds, Paired, measure
 from dmedge.evidence.parity import ParityReport, check_parity
-from dmedge.evidence.verdict import Budget
 from dmedge.evidence.workload import (
     Workload,
     draw_workload,
@@ -27,23 +27,6 @@ from dmedge.evidence.workload import (
 )
 from dmedge.logs import progress
 from dmedge.runtime.encoder import Encoder
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchConfig:
-    """How to time, and what to judge by."""
-
-    device: str = "local"
-    threads: int = 1
-    rounds: int = ROUNDS
-    repeats: int = 3  # of loading, each in a new process
-    budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        if self.threads < 1 or self.repeats < 1 or self.rounds < 2:
-            raise ValueError(
-                f"threads {self.threads}, repeats {self.repeats}, rounds {self.rounds}; expected 1, 1 and 2 or more"
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,19 +12,20 @@ from dmedge.evidence.accuracy import Embeddings, embed, rank
 from dmedge.evidence.agreement import agreement
 from dmedge.evidence.baseline import check_baseline
 from dmedge.evidence.comparison import Comparison
+from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import read_coverage
 from dmedge.evidence.leakage import check_calibration, find_calibration
 from dmedge.evidence.measured import (
     RANKS,
     REPORT,
     Measured,
-    VerifyConfig,
     judge_all,
     report_json,
     summary,
     write_ranks,
 )
 from dmedge.evidence.parity import check_parity
+from dmedge.evidence.verdict import Budget
 from dmedge.runtime.encoder import Encoder
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ def verify_bundle(
     *,
     data: EvalSet,
     config: VerifyConfig,
+    budget: Budget,
     fp32_bundle: Artifact | None = None,
     baseline_embeddings: Embeddings | None = None,
 ) -> Artifact:
-    """Measure `bundle`, judge it by `config.budget`, and write the evidence; the bundle is only read.
+    """Measure `bundle`, judge it by `budget`, and write the evidence; the bundle is only read.
 
     Args:
+        data: what `config` names.
         fp32_bundle: the baseline exported for the same target, which sizes are compared with; without
             it the size stays unjudged.
         baseline_embeddings: of `data`, where they are known from before.
@@ -59,15 +62,16 @@ def verify_bundle(
     check_baseline(bundle, baseline)
     with new_artifact(out) as draft:
         measured = _measure(bundle, baseline, data, config, fp32_bundle, baseline_embeddings)
-        lines = judge_all(measured, config.budget)
+        lines = judge_all(measured, budget)
         report = report_json(measured, lines, config)
+        digest = report["data"]["sha256"]
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         (draft.path / REPORT).write_text(text, encoding="utf-8")
         write_ranks(draft.path / RANKS, measured.comparison)
         return draft.finish(
             kind="evidence",
             stage=STAGE,
-            config=asdict(config) | {"data": data.name, "data_sha256": report["data"]["sha256"]},
+            config=asdict(config) | {"data": data.name, "data_sha256": digest, "budget": asdict(budget)},
             parents=measured.parents,
             languages=measured.comparison.artifact.languages,
             summary=summary(report),

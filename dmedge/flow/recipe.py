@@ -66,13 +66,13 @@ def _export_config() -> type[Any]:
 
 
 def _verify_config() -> type[Any]:
-    from dmedge.flow.prove import VerifyConfig
+    from dmedge.evidence.config import VerifyConfig
 
     return VerifyConfig
 
 
 def _bench_config() -> type[Any]:
-    from dmedge.flow.prove import BenchConfig
+    from dmedge.evidence.config import BenchConfig
 
     return BenchConfig
 
@@ -142,9 +142,9 @@ def _stage_tables(table: Mapping[str, Any], where: str) -> list[Mapping[str, Any
 
 def _build_stage(entry: Mapping[str, Any], above: Sequence[Stage], where: str) -> Stage:
     """One stage, checked against those above it."""
-    kind = entry.get("kind")
-    if kind not in CONFIGS:
-        raise ConfigError(f"{where}: kind is {kind!r}{near_match(str(kind), list(CONFIGS))}")
+    kind = next((known for known in CONFIGS if known == entry.get("kind")), None)
+    if kind is None:
+        raise ConfigError(f"{where}: kind is {entry.get('kind')!r}{near_match(str(entry.get('kind')), list(CONFIGS))}")
     if kind in _NEEDS and not any(stage.kind == _NEEDS[kind][0] for stage in above):
         maker, what = _NEEDS[kind]
         raise ConfigError(f"{where} ({kind}): nothing above it makes {what}; put a {maker} stage before it")

@@ -8,8 +8,8 @@ from typing import Literal
 class ModelConfig:
     """Everything needed to rebuild the modules of a `DualEncoder`.
 
-    `concepts` is the number of rows of the concept codebook, 0 for a plain projection;
-    `classes` is the number of outputs of the fusion's classification head.
+    `concepts` is the number of learned concepts that the embedding is a mixture of, and then
+    `embed_dim` is the same number; 0 for a plain projection to `embed_dim`. `classes` is the number of outputs of the fusion's classification head.
     """
 
     vocab_size: int
@@ -45,5 +45,5 @@ class ModelConfig:
             )
         if self.context_length < 2:
             raise ValueError(f"context_length is {self.context_length}; expected 2 or more")
-        if self.concepts < 0:
-            raise ValueError(f"concepts is {self.concepts}; expected 0 or more")
+        if self.concepts not in (0, self.embed_dim):
+            raise ValueError(f"concepts is {self.concepts}; expected 0, or embed_dim, which is {self.embed_dim}")

@@ -10,22 +10,21 @@ from dmedge.model.image import ConvNet
 from dmedge.model.text import TEXT_TOWERS, masked_mean
 
 
-class Codebook(nn.Module):
-    """Read a feature as a mixture of learned concepts and embed the mixture.
+class ConceptHead(nn.Module):
+    """Read a feature as a mixture of learned concepts; the mixture is the embedding.
 
-    `keys` holds one anchor per concept, shared by both modalities; the posterior over
-    concepts picks rows of `values`. Two linear layers and a softmax, so the head quantizes
-    and exports like any other part, and its output is a plain dot-product embedding.
+    `keys` holds one anchor per concept, shared by both modalities. Each number of the embedding
+    is the share of one concept, so it can be read, and kept as its few largest entries; the dot
+    product of two embeddings is the chance that both mean the same, up to their lengths.
     """
 
-    def __init__(self, width: int, concepts: int, embed_dim: int) -> None:
+    def __init__(self, width: int, concepts: int) -> None:
         super().__init__()
         self.keys = nn.Linear(width, concepts, bias=False)
-        self.values = nn.Linear(concepts, embed_dim, bias=False)
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """Embed [B, concepts] logits as [B, embed_dim]."""
-        return self.values(logits.softmax(-1))  # type: ignore[no-any-return]
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map a [B, W] feature to [B, concepts] similarities."""
+        return self.keys(feature)  # type: ignore[no-any-return]
 
 
 class DualEncoder(nn.Module):
@@ -42,7 +41,7 @@ class DualEncoder(nn.Module):
         self.image_projection = nn.Linear(self.image.out_width, config.text_width)
         self.text_projection = nn.Linear(config.text_width, config.text_width)
         self.logit_scale = nn.Parameter(torch.tensor(3.0))  # log of 1 / temperature
-        self.head = Codebook(config.text_width, config.concepts, config.embed_dim) if config.concepts else None
+        self.head = ConceptHead(config.text_width, config.concepts) if config.concepts else None
         self.out = None if config.concepts else nn.Linear(config.text_width, config.embed_dim)
         self.fusion = (
             CrossAttentionFusion(self.image.out_width, config.text_width, config.fusion_heads, config.classes)
@@ -95,11 +94,11 @@ class DualEncoder(nn.Module):
     def concept_logits(self, feature: Tensor) -> Tensor:
         """Return [B, concepts] logits of a [B, W] feature."""
         assert self.head is not None
-        return self.head.keys(feature) * self.logit_scale.exp()  # type: ignore[no-any-return]
+        return self.head(feature) * self.logit_scale.exp()  # type: ignore[no-any-return]
 
     def embed(self, feature: Tensor) -> Tensor:
         """Map a [B, W] feature to its [B, embed_dim] unit-norm embedding."""
         if self.head is not None:
-            return F.normalize(self.head(self.concept_logits(feature)), dim=-1)
+            return F.normalize(self.concept_logits(feature).softmax(-1), dim=-1)
         assert self.out is not None
         return F.normalize(self.out(feature), dim=-1)

@@ -48,5 +48,5 @@ def write_notices(out: Path, texts: Path, roots: dict[str, Path]) -> None:
     (out / "licenses").mkdir()
     shutil.copyfile(roots["cldr"] / "LICENSE", out / "licenses/Unicode-3.0.txt")
     shutil.copyfile(roots["emojibase"] / "LICENSE", out / "licenses/MIT-emojibase.txt")
-    for text in sorted(texts.glob("*.txt")):
-        shutil.copyfile(text, out / "licenses" / text.name)
+    for path in sorted(texts.glob("*.txt")):
+        shutil.copyfile(path, out / "licenses" / path.name)

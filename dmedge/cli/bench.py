@@ -1,0 +1,90 @@
+"""dmedge bench: a bundle in turns with its full-precision twin."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmedge.artifact import Artifact
+from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
+from dmedge.cli.verify import baseline_option, budget_option, budget_table, fail_on, read_budget, recipe_option
+
+
+@click.command()
+@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@baseline_option
+@click.option("--device", default="local", show_default=True, help="Where to run.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
+@click.option("--rounds", type=click.IntRange(2), default=50, show_default=True, help="Turns A B B A per program.")
+@click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
+@recipe_option
+@budget_option
+@out_option
+@json_option
+def bench(
+    bundle: Artifact | None,
+    baseline: Artifact | None,
+    recipe: str | None,
+    limits: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Time BUNDLE in turns with the fp32 bundle for the same target.
+
+    BUNDLE is the newest under runs/ unless it is named. The fp32 bundle is exported once and kept.
+    """
+    from dmedge.flow.prove import BenchConfig
+    from dmedge.flow.prove import bench as prove
+
+    chosen = bundle or default_artifact("bundle")
+    config = BenchConfig(**settings)
+    evidence = prove(
+        chosen, config, out or chosen.sibling("bench"), baseline=baseline, budget=read_budget(recipe, limits)
+    )
+    report = json.loads(evidence.file("bench.json").read_text(encoding="utf-8"))
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report, evidence)
+    fail_on(report)
+
+
+def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    host, runtime = report["host"]["before"], report["runtime"]
+    threads = f"{runtime['threads']} thread{'s' if runtime['threads'] > 1 else ''}"
+    click.echo(f"{report['label'].upper()}: {host['cpu']}, {threads}, {runtime['runtime']} {runtime['version']}")
+    table = Table("program", "p50 ms", "p90 ms", "fp32 p50 ms", "ratio", "95 % interval", "n", box=None)
+    for name, row in report["programs"].items():
+        mine, ratio = row["artifact"], row["ratio"]
+        times = [_ms(mine.get("p50_ms")), _ms(mine.get("p90_ms")), _ms(row["fp32"].get("p50_ms"))]
+        note = " drifted" if row["drifted"] else "" if row["warmed_up"] else " unstable"
+        interval = f"{ratio['low']:.3f} to {ratio['high']:.3f}{note}"
+        table.add_row(name, *times, f"{ratio['value']:.3f}", interval, f"{mine['n']:,}")
+    Console().print(table)
+    for side, start in report["start"].items():
+        rss = f"{start['peak_rss_bytes'] / 1e6:.0f} MB at most, {start['base_rss_bytes'] / 1e6:.0f} MB before loading"
+        first = ", ".join(f"first {program} {ms:.2f} ms" for program, ms in start["first_ms"].items())
+        click.echo(f"{side}: load {start['load_ms']:.1f} ms, {first}, memory {rss}")
+    _print_accuracy(report["accuracy"])
+    if report["budgets"]:
+        Console().print(budget_table(report["budgets"]))
+    click.echo(evidence.root)
+
+
+def _print_accuracy(accuracy: dict[str, Any] | None) -> None:
+    if accuracy is None:
+        click.echo("accuracy: not verified; a latency without it is no result: run dmedge verify")
+    else:
+        click.echo(
+            f"accuracy: recall@10 {accuracy['recall_at_10']:.4f}, baseline {accuracy['baseline_recall_at_10']:.4f}, "
+            f"verdict {accuracy['verdict']}"
+        )
+
+
+def _ms(value: float | None) -> str:
+    return "too few" if value is None else f"{value:.3f}"

@@ -1,0 +1,75 @@
+"""dmedge eval: retrieval figures of any checkpoint or bundle."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmedge.artifact import Artifact
+from dmedge.cli.common import ArtifactParam, default_artifact, json_option, print_json
+
+if TYPE_CHECKING:
+    from dmedge.data.evalset import EvalSplit
+
+WORST = 5  # languages shown
+
+
+@click.command()
+@click.argument("artifact", type=ArtifactParam(), required=False)
+@click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
+@click.option("--style", default="twemoji", show_default=True, help="Art style of the emoji.")
+@click.option(
+    "--split",
+    type=click.Choice(["all", "known", "held_out", "novel", "unseen"]),
+    default="all",
+    show_default=True,
+    help="Texts that were trained on, held out, held out and new as strings, or of unseen emoji.",
+)
+@click.option("--max-per-language", type=click.IntRange(1), metavar="N", help="At most N texts per language.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, for a bundle.")
+@json_option
+def evaluate(
+    artifact: Artifact | None,
+    data: str,
+    style: str,
+    split: "EvalSplit",
+    max_per_language: int | None,
+    threads: int,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Measure how well ARTIFACT finds images by text and text by image, in every language.
+
+    ARTIFACT is a checkpoint or a bundle [default: the newest checkpoint under runs/].
+    """
+    from dmedge.flow.evaluate import evaluate_artifact, open_evalset
+
+    chosen = artifact or default_artifact("checkpoint")
+    evalset = open_evalset(data, style=style, split=split, max_per_language=max_per_language)
+    found = evaluate_artifact(chosen, evalset, threads=threads, workers=workers)
+    if as_json:
+        print_json(found)
+    else:
+        _print_table(found)
+
+
+def _print_table(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, title_justify="left", title=f"{found['artifact']} on {found['data']}, {found['runtime']}")
+    for name in ("", "n", "gallery", "recall@1", "recall@5", "recall@10", "chance@10", "mrr"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows = {
+        "text to image, all": found["macro"]["text_to_image"],
+        "image to text, all": found["macro"]["image_to_text"],
+    }
+    rows |= {f"text to image, {tag.replace('_', ' ')}": row["text_to_image"] for tag, row in found["tags"].items()}
+    languages = {tag: row["text_to_image"] for tag, row in found["languages"].items()}
+    worst = sorted(languages, key=lambda tag: languages[tag]["recall_at_10"])[:WORST]
+    rows |= {f"text to image, {tag}": languages[tag] for tag in worst}
+    for name, row in rows.items():
+        recalls = [f"{row[key]:.3f}" for key in ("recall_at_1", "recall_at_5", "recall_at_10", "chance_at_10", "mrr")]
+        table.add_row(name, f"{row['n']:,}", f"{row['gallery']:,.0f}", *recalls)
+    Console().print(table)
+    click.echo(f"means over {found['n_languages']} languages; the last {len(worst)} rows are the weakest of them")

@@ -1,0 +1,97 @@
+"""dmedge search: find pictures by a word in any language."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dmedge.artifact import Artifact, load_artifact
+from dmedge.cli.common import default_artifact, json_option, print_json
+from dmedge.data.emoji import TEST_STYLE
+
+if TYPE_CHECKING:
+    from dmedge.flow.gallery import Gallery
+    from dmedge.flow.search import SearchResult
+
+STRIP = Path("dmedge-search.png")
+_WORDS_SHOWN = 60  # letters of a query in the heading
+
+
+@click.command()
+@click.argument("words", metavar="[BUNDLE] QUERY", nargs=-1)
+@click.option("--style", default=TEST_STYLE, show_default=True, help="Art style of the emoji to search in.")
+@click.option("--images", type=click.Path(path_type=Path), help="Search the pictures of this folder instead.")
+@click.option("--top", type=click.IntRange(1, 100), default=5, show_default=True, help="Matches to show.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=STRIP,
+    show_default=True,
+    help="PNG strip of the query and its matches; an older one is replaced.",
+)
+@json_option
+def search(words: tuple[str, ...], style: str, images: Path | None, top: int, out: Path, as_json: bool) -> None:
+    """Find what fits QUERY, a word or a phrase in any language, with BUNDLE in its own runtime.
+
+    BUNDLE is a directory that dmedge export made [default: the newest under runs/].
+    """
+    from dmedge.flow.atomic import write_atomically
+    from dmedge.flow.gallery import emoji_gallery, folder_gallery
+    from dmedge.flow.search import search_gallery
+    from dmedge.flow.strip import draw_strip
+
+    artifact, query = _artifact_and_query(words)
+    gallery = folder_gallery(images) if images else emoji_gallery(style)
+    result = search_gallery(artifact, query, gallery, top=top)
+    write_atomically(out, lambda stream: draw_strip(result, gallery).save(stream, "PNG"))
+    if result.tokens > result.tokens_used:
+        click.echo(f"the query has {result.tokens:,} tokens; the first {result.tokens_used} were used", err=True)
+    if as_json:
+        print_json(_table(result, artifact, gallery, out))
+    else:
+        click.echo("\n".join(_lines(result, artifact, gallery, out)))
+
+
+def _artifact_and_query(words: tuple[str, ...]) -> tuple[Artifact, str]:
+    """A shell hands over arguments that are not UTF-8 as lone surrogates, which nothing can print."""
+    if len(words) not in (1, 2):
+        raise click.UsageError(f"{len(words)} arguments; expected [BUNDLE] QUERY; put quotes around a phrase")
+    artifact = load_artifact(Path(words[0])) if len(words) == 2 else default_artifact("bundle")
+    return artifact, words[-1].encode("utf-8", "replace").decode("utf-8")
+
+
+def _lines(result: "SearchResult", artifact: Artifact, gallery: "Gallery", out: Path) -> list[str]:
+    shown = " ".join(result.query[: _WORDS_SHOWN + 1].split())
+    shown = shown if len(result.query) <= _WORDS_SHOWN else f"{shown[:_WORDS_SHOWN]}..."
+    heading = (
+        f"{shown!r} among {len(gallery.items):,} pictures of {gallery.name}, by {artifact.root} ({result.runtime})"
+    )
+    rows = [
+        f"{match.rank:>4}  {match.score:6.3f}  {f'{match.item.char} ' if match.item.char else ''}{match.item.name}"
+        for match in result.matches
+    ]
+    return [heading, "rank   score", *rows, f"strip: {out}"]
+
+
+def _table(result: "SearchResult", artifact: Artifact, gallery: "Gallery", out: Path) -> dict[str, object]:
+    return {
+        "query": result.query,
+        "tokens": result.tokens,
+        "tokens_used": result.tokens_used,
+        "artifact": artifact.root,
+        "artifact_sha256": artifact.digest,
+        "runtime": result.runtime,
+        "gallery": gallery.name,
+        "gallery_size": len(gallery.items),
+        "matches": [
+            {
+                "rank": match.rank,
+                "score": match.score,
+                "name": match.item.name,
+                "char": match.item.char,
+                "file": match.item.file,
+            }
+            for match in result.matches
+        ],
+        "strip": out,
+    }

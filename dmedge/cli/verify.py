@@ -1,0 +1,133 @@
+"""dmedge verify: a bundle against its float baseline."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dmedge.artifact import Artifact
+from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
+from dmedge.errors import VerifyError
+
+if TYPE_CHECKING:
+    from dmedge.evidence.verdict import Budget
+
+baseline_option = click.option(
+    "--baseline", type=ArtifactParam("checkpoint"), help="Float checkpoint [default: the eldest it was made from]."
+)
+recipe_option = click.option("--recipe", metavar="NAME_OR_PATH", help="Take the budget of this recipe.")
+budget_option = click.option(
+    "--budget",
+    "limits",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one limit, e.g. program_size_ratio=0.35; may be given several times.",
+)
+
+
+@click.command()
+@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@baseline_option
+@recipe_option
+@budget_option
+@click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
+@click.option("--style", default="twemoji", show_default=True, help="Art style of the emoji.")
+@click.option("--max-per-language", type=click.IntRange(1), metavar="N", help="At most N texts per language.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work.")
+@out_option
+@json_option
+def verify(
+    bundle: Artifact | None,
+    baseline: Artifact | None,
+    recipe: str | None,
+    limits: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Judge BUNDLE on its real runtime against the float checkpoint it came from.
+
+    BUNDLE is the newest under runs/ unless it is named. The evidence is written beside it.
+
+    Exits with 3 if a budget failed. `not enough data` is no failure: it exits with 0 and says so.
+    """
+    from dmedge.flow.prove import VerifyConfig
+    from dmedge.flow.prove import verify as prove
+
+    chosen = bundle or default_artifact("bundle")
+    config = VerifyConfig(**settings)
+    evidence = prove(
+        chosen, config, out or chosen.sibling("verify"), baseline=baseline, budget=read_budget(recipe, limits)
+    )
+    report = json.loads(evidence.file("verify.json").read_text(encoding="utf-8"))
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report, evidence)
+    fail_on(report)
+
+
+def read_budget(recipe: str | None, limits: tuple[str, ...]) -> "Budget":
+    """The limits of a recipe, or the defaults, with some of them changed.
+
+    Raises:
+        ConfigError: there is no such recipe or limit.
+    """
+    from dmedge.config import apply_overrides, find_recipe, load_config, read_toml
+    from dmedge.evidence.verdict import Budget
+
+    table = read_toml(find_recipe(recipe)).get("budget", {}) if recipe else {}
+    return load_config(Budget, apply_overrides(table, limits), where="budget")
+
+
+def fail_on(report: dict[str, Any]) -> None:
+    """Raise if a budget failed.
+
+    Raises:
+        VerifyError: the verdict is fail.
+    """
+    failed = [line for line in report["budgets"] if line["verdict"] == "fail"]
+    if failed:
+        lines = ", ".join(f"{line['name']} {line['value']:.4g} (limit {line['limit']:g})" for line in failed)
+        raise VerifyError(f"budget failed: {lines}; see dmedge report, or change it with --budget")
+
+
+def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
+    from rich.console import Console
+
+    data, macro = report["data"], report["macro"]["text_to_image"]
+    worst = report["worst_language"]
+    row = report["languages"][worst]
+    Console().print(budget_table(report["budgets"]))
+    click.echo(
+        f"text to image recall@10 {macro['artifact']['recall_at_10']:.4f}, baseline "
+        f"{macro['baseline']['recall_at_10']:.4f}, chance {macro['artifact']['chance_at_10']:.4f}; "
+        f"{data['n_texts']:,} texts in {data['n_languages']} languages, {data['n_images']:,} images, {data['name']}"
+    )
+    click.echo(
+        f"worst language {worst} ({row['name']}): recall@10 {row['recall_at_10']:.4f}, "
+        f"baseline {row['baseline_recall_at_10']:.4f}"
+    )
+    click.echo(f"verdict: {report['verdict']}")
+    click.echo(evidence.root)
+
+
+def budget_table(lines: list[dict[str, Any]]) -> Any:
+    """Budget lines for a terminal."""
+    from rich.table import Table
+
+    from dmedge.evidence.verdict import AT_MOST
+
+    table = Table("budget", "limit", "value", "interval", "verdict", box=None)
+    for line in lines:
+        sign = "<=" if line["name"] in AT_MOST else ">="
+        value, low, high = (_number(line[key]) for key in ("value", "low", "high"))
+        interval = "exact" if line["low"] == line["high"] and line["low"] is not None else f"{low} to {high}"
+        table.add_row(line["name"], f"{sign} {line['limit']:g}", value, interval, line["verdict"])
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"

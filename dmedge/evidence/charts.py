@@ -1,0 +1,244 @@
+"""Charts as inline SVG: no script, no font, no request; colours come from the page's variables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Scripts by family, since nobody tells thirty colours apart; the order is that of the colours.
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "Latin": ("Latn",),
+    "Cyrillic": ("Cyrl",),
+    "Arabic": ("Arab",),
+    "Indic": ("Deva", "Beng", "Gujr", "Guru", "Knda", "Mlym", "Orya", "Sinh", "Taml", "Telu"),
+    "East Asian": ("Hans", "Hant", "Jpan", "Kore"),
+    "Southeast Asian": ("Khmr", "Laoo", "Mymr", "Thai"),
+    "other scripts": (),
+}
+BINS = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One artifact in the size chart."""
+
+    name: str
+    megabytes: float
+    recall: float
+    low: float | None
+    high: float | None
+    is_baseline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One language in the language chart."""
+
+    tag: str
+    name: str
+    script: str
+    recall: float
+    baseline: float
+    kept: str  # retention and interval in words
+    detail: str  # shown on hover
+    is_worst: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One artifact in the lineage."""
+
+    digest: str
+    name: str
+    caption: str
+    kind: str
+    parents: tuple[str, ...]  # digests
+
+
+def family_of(script: str) -> int:
+    """Index into FAMILIES."""
+    for index, scripts in enumerate(FAMILIES.values()):
+        if script in scripts:
+            return index
+    return len(FAMILIES) - 1
+
+
+def size_chart(points: Sequence[Point], chance: float) -> str:
+    """Program size against recall at 10; whiskers are intervals."""
+    width, height, left, bottom, top, right = 640.0, 320.0, 56.0, 44.0, 16.0, 130.0
+    x_end = 1.12 * max(point.megabytes for point in points)
+    y_end = min(1.0, 1.15 * max(point.high or point.recall for point in points))
+
+    def x(megabytes: float) -> float:
+        return left + megabytes / x_end * (width - left - right)
+
+    def y(recall: float) -> float:
+        return height - bottom - recall / y_end * (height - top - bottom)
+
+    parts = [_line(left, y(tick), width - right, y(tick), "grid") for tick in ticks(y_end)]
+    parts += [_text(left - 8, y(tick) + 4, f"{tick:g}", "tick end") for tick in ticks(y_end)]
+    parts += [_text(x(tick), height - bottom + 18, f"{tick:g}", "tick middle") for tick in ticks(x_end)]
+    parts.append(_line(left, y(chance), width - right, y(chance), "chance"))
+    parts.append(_text(width - right + 8, y(chance) + 4, f"chance {chance:.4f}", "tick"))
+    parts.append(_text((left + width - right) / 2, height - 6, "programs, MB", "axis middle"))
+    parts.append(_text(14, top - 4, "recall@10, text to image", "axis"))
+    for point, label_y in zip(points, _apart([y(point.recall) for point in points], 15), strict=True):
+        shade = "baseline" if point.is_baseline else "artifact"
+        if point.low is not None and point.high is not None:
+            parts.append(_line(x(point.megabytes), y(point.low), x(point.megabytes), y(point.high), f"whisker {shade}"))
+        title = f"{point.name}: {point.megabytes:.2f} MB, recall@10 {point.recall:.4f}"
+        parts.append(
+            f'<circle class="dot {shade}" cx="{x(point.megabytes):.1f}" cy="{y(point.recall):.1f}" r="6">'
+            f"<title>{escape(title)}</title></circle>"
+        )
+        parts.append(_text(x(point.megabytes) + 11, label_y + 4, point.name, "label"))
+    return _svg(width, height, parts, "Program size against recall at 10")
+
+
+def language_chart(bars: Sequence[Bar], end: float) -> str:
+    """One bar per language, with a tick where the baseline stands; 0 to `end`."""
+    row, left, width, right, top = 17.0, 172.0, 520.0, 118.0, 20.0
+    span = width - left - right
+    height = top + row * len(bars) + 4
+    parts = [_line(left + tick / end * span, top - 4, left + tick / end * span, height, "grid") for tick in ticks(end)]
+    parts += [_text(left + tick / end * span, top - 8, f"{tick:g}", "tick middle") for tick in ticks(end)]
+    for index, bar in enumerate(bars):
+        y = top + row * index
+        name = bar.name if len(bar.name) <= 22 else f"{bar.name[:21]}…"
+        mark = left + bar.baseline / end * span
+        parts.append(
+            f'<g class="row"><title>{escape(bar.detail)}</title>'
+            f'<rect class="hit" x="0" y="{y:.1f}" width="{width:.0f}" height="{row:.0f}"/>'
+            + _text(left - 8, y + 12, f"{name}  {bar.tag}", "label end" + (" worst" if bar.is_worst else ""))
+            + f'<rect class="family{family_of(bar.script)}" x="{left:.1f}" y="{y + 3:.1f}" rx="2" '
+            f'width="{max(1.0, bar.recall / end * span):.1f}" height="{row - 6:.0f}"/>'
+            + _line(mark, y + 1, mark, y + row - 1, "mark")
+            + _text(width - right + 8, y + 12, bar.kept, "tick" + (" worst" if bar.is_worst else ""))
+            + "</g>"
+        )
+    return _svg(width, height, parts, f"Recall at 10 of {len(bars)} languages")
+
+
+def latency_chart(artifact_ms: NDArray[np.float64], fp32_ms: NDArray[np.float64]) -> str:
+    """Distributions of both sides over one axis; what lies beyond the axis is counted, not hidden."""
+    width, height, bottom, top = 520.0, 150.0, 34.0, 26.0
+    both = np.concatenate([artifact_ms.ravel(), fp32_ms.ravel()])
+    low, high = 0.9 * float(both.min()), 1.08 * float(np.quantile(both, 0.985))
+    edges = np.linspace(low, high, BINS + 1)
+
+    def x(milliseconds: float) -> float:
+        return 8 + (milliseconds - low) / (high - low) * (width - 16)
+
+    marks = [tick for tick in ticks(high) if tick >= low]
+    parts = [_line(8, height - bottom, width - 8, height - bottom, "grid")]
+    parts += [_text(x(tick), height - bottom + 16, f"{tick:g}", "tick middle") for tick in marks]
+    parts.append(_text(width - 8, height - 4, "ms", "tick end"))
+    shapes = {"baseline": fp32_ms.ravel(), "artifact": artifact_ms.ravel()}
+    densities = {side: _density(samples, edges) for side, samples in shapes.items()}
+    tallest = max(float(density.max()) for density in densities.values())
+    for side, samples in shapes.items():
+        parts.append(_area(densities[side] / tallest, edges, x, height - bottom, height - bottom - top, side))
+        median = float(np.median(samples))
+        parts.append(_line(x(median), top - 6, x(median), height - bottom, f"median {side}"))
+        parts.append(
+            _text(x(median) + 4, top - (10 if side == "artifact" else -4), f"p50 {median:.3f}", f"tick {side}")
+        )
+    beyond = int((both > high).sum())
+    if beyond:
+        parts.append(_text(width - 8, top - 12, f"{beyond} of {both.size:,} samples lie beyond", "tick end"))
+    return _svg(width, height, parts, "Distribution of latency")
+
+
+def lineage_chart(nodes: Sequence[Node]) -> str:
+    """Artifacts from left to right, each with lines from its parents."""
+    box, tall, gap_x, gap_y = 190.0, 48.0, 60.0, 20.0
+    depth = _depths(nodes)
+    columns = [[node for node in nodes if depth[node.digest] == level] for level in range(max(depth.values()) + 1)]
+    rows = max(len(column) for column in columns)
+    height = rows * (tall + gap_y) + gap_y
+    place = {
+        node.digest: (
+            16 + level * (box + gap_x),
+            (height - len(column) * (tall + gap_y) + gap_y) / 2 + i * (tall + gap_y),
+        )
+        for level, column in enumerate(columns)
+        for i, node in enumerate(column)
+    }
+    parts = []
+    for node in nodes:
+        x, y = place[node.digest]
+        for parent in node.parents:
+            if parent in place:
+                start_x, start_y = place[parent][0] + box, place[parent][1] + tall / 2
+                bend = (start_x + x) / 2
+                path = f"M{start_x:.1f} {start_y:.1f}C{bend:.1f} {start_y:.1f} {bend:.1f} {y + tall / 2:.1f} {x:.1f} {y + tall / 2:.1f}"
+                parts.append(f'<path class="edge" d="{path}"/>')
+    for node in nodes:
+        x, y = place[node.digest]
+        parts.append(f'<rect class="node {node.kind}" x="{x:.1f}" y="{y:.1f}" width="{box}" height="{tall}" rx="8"/>')
+        parts.append(_text(x + 12, y + 20, node.name, "label strong"))
+        parts.append(_text(x + 12, y + 37, node.caption, "tick"))
+    return _svg(16 + len(columns) * (box + gap_x) - gap_x + 16, height, parts, "Lineage")
+
+
+def ticks(end: float) -> list[float]:
+    """Round numbers from 0 to `end`, four to eight of them."""
+    step = 10.0 ** np.floor(np.log10(end))
+    for share in (1.0, 0.5, 0.25, 0.2, 0.1):
+        if end / (step * share) >= 4:
+            step *= share
+            break
+    return [round(float(value), 10) for value in np.arange(0, end + step * 1e-6, step)]
+
+
+def _depths(nodes: Sequence[Node]) -> dict[str, int]:
+    known = {node.digest: node for node in nodes}
+
+    def depth(digest: str) -> int:
+        return 1 + max((depth(parent) for parent in known[digest].parents if parent in known), default=-1)
+
+    return {digest: depth(digest) for digest in known}
+
+
+def _density(samples: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    counts = np.histogram(samples, edges)[0].astype(np.float64)
+    kernel = np.array([1, 4, 6, 4, 1]) / 16
+    smooth: NDArray[np.float64] = np.convolve(counts, kernel, mode="same") / max(1, len(samples))
+    return smooth
+
+
+def _area(
+    density: NDArray[np.float64], edges: NDArray[np.float64], x: object, floor: float, tall: float, shade: str
+) -> str:
+    assert callable(x)
+    centres = [(a + b) / 2 for a, b in pairwise(edges.tolist())]
+    outline = [f"L{x(c):.1f} {floor - d * tall:.1f}" for c, d in zip(centres, density.tolist(), strict=True)]
+    start, end = x(float(edges[0])), x(float(edges[-1]))
+    return f'<path class="area {shade}" d="M{start:.1f} {floor:.1f}{"".join(outline)}L{end:.1f} {floor:.1f}Z"/>'
+
+
+def _apart(positions: Sequence[float], least: float) -> list[float]:
+    """The same positions, moved down as far as it takes to keep `least` between neighbours."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    moved = list(positions)
+    for above, below in pairwise(order):
+        moved[below] = max(moved[below], moved[above] + least)
+    return moved
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, shade: str) -> str:
+    return f'<line class="{shade}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, shade: str) -> str:
+    return f'<text class="{shade}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _svg(width: float, height: float, parts: Iterable[str], label: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}" '
+        f'style="max-width:{width * 1.25:.0f}px">{"".join(parts)}</svg>'
+    )

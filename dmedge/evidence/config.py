@@ -1,0 +1,57 @@
+"""Settings of the `verify` and `bench` stages."""
+
+from dataclasses import dataclass
+
+from dmedge.data.emoji import TEST_STYLE
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+ROUNDS = 50  # at two turns a round, 100 samples per side at least: enough for p90
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyConfig:
+    """What to measure a bundle on, and how surely.
+
+    `data` is "emoji", or a folder with images and captions; `style` and `split` choose among the
+    emoji. The default is all there is: every name in every locale, in a style never trained on.
+    """
+
+    data: str = "emoji"
+    style: str = TEST_STYLE
+    split: str = "all"
+    max_per_language: int | None = None  # texts; fewer are quicker, and may not be enough to pass
+    threads: int = 1
+    workers: int = 1  # processes that share the work of a bundle; they change no figure
+    resamples: int = RESAMPLES
+    confidence: float = CONFIDENCE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.threads, self.workers, self.max_per_language or 1) < 1 or self.max_per_language == 0:
+            raise ValueError(
+                f"threads {self.threads}, workers {self.workers}, max_per_language {self.max_per_language}; "
+                "expected 1 or more of each"
+            )
+        if self.resamples < 100 or not 0.5 <= self.confidence < 1:
+            raise ValueError(
+                f"resamples {self.resamples}, confidence {self.confidence}; expected 100 or more, and 0.5 to 1"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig:
+    """How to time a bundle, and on whose pictures and texts."""
+
+    device: str = "local"
+    threads: int = 1
+    rounds: int = ROUNDS
+    repeats: int = 3  # of loading, each in a new process
+    data: str = "emoji"
+    style: str = TEST_STYLE
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.repeats < 1 or self.rounds < 2:
+            raise ValueError(
+                f"threads {self.threads}, repeats {self.repeats}, rounds {self.rounds}; expected 1, 1 and 2 or more"
+            )

@@ -1,0 +1,61 @@
+"""Evaluation of any checkpoint or bundle on the embedded data or on a folder of one's own."""
+
+from pathlib import Path
+from typing import Any
+
+from dmedge.artifact import Artifact
+from dmedge.data.evalset import EvalSet, EvalSplit, emoji_evalset, folder_evalset
+from dmedge.errors import ArtifactError
+
+EMOJI = "emoji"
+
+
+def open_evalset(
+    data: str = EMOJI,
+    *,
+    style: str,
+    split: EvalSplit = "all",
+    max_per_language: int | None = None,
+    seed: int = 0,
+) -> EvalSet:
+    """The evaluation set that a configuration names.
+
+    Args:
+        data: "emoji", or a folder with images/ and captions.
+        style: art style, of the emoji only.
+        split: which texts, of the emoji only.
+        max_per_language: keep a random choice of so many texts of every language.
+        seed: of that choice.
+
+    Raises:
+        DataError: there is no such data, style or split.
+    """
+    found = emoji_evalset(style=style, split=split) if data == EMOJI else folder_evalset(Path(data))
+    return found if max_per_language is None else found.subset(max_queries_per_language=max_per_language, seed=seed)
+
+
+def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, workers: int = 1) -> dict[str, Any]:
+    """Figures of one artifact, by language and by tag; what `dmedge eval --json` prints.
+
+    Raises:
+        ArtifactError: the artifact holds nothing to run.
+        VerifyError: an embedding is not finite, or not of unit length.
+    """
+    if artifact.manifest.kind == "evidence":
+        raise ArtifactError(f"{artifact.root}: found evidence; expected a checkpoint or a bundle; run dmedge train")
+    from dmedge.evidence.accuracy import evaluate
+    from dmedge.runtime.encoder import Encoder
+
+    with Encoder(artifact, threads=threads, workers=workers) as encoder:
+        report = evaluate(encoder, data)
+        facts = encoder.facts()[0]
+    found = report.to_json()
+    chance = {k: found["macro"]["text_to_image"][f"chance_at_{k}"] for k in (1, 5, 10)}
+    return {
+        "artifact": artifact.name,
+        "artifact_sha256": artifact.digest,
+        "runtime": f"{facts['runtime']} {facts['version']}",
+        "n": found["n_texts"],
+        "chance": {f"recall_at_{k}": value for k, value in chance.items()},
+        **found,
+    }

@@ -1,0 +1,146 @@
+"""Verification and benchmarks as people ask for them: the baseline found, its fp32 bundle exported once."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from dmedge.artifact import Artifact, find_artifacts, load_artifact
+from dmedge.data.evalset import EvalSet, EvalSplit
+from dmedge.environment import tool_versions
+from dmedge.errors import ArtifactError
+from dmedge.evidence.accuracy import Embeddings
+from dmedge.evidence.baseline import check_baseline, find_baseline
+from dmedge.evidence.config import BenchConfig, VerifyConfig
+from dmedge.evidence.verdict import Budget
+from dmedge.flow.evaluate import open_evalset
+from dmedge.manifest import canonical_json, read_manifest
+
+__all__ = ["BenchConfig", "VerifyConfig", "bench", "fp32_twin", "verify"]
+
+logger = logging.getLogger(__name__)
+
+CACHE = ".cache"  # beside the artifacts; hidden from the search for the newest
+
+
+def verify(
+    bundle: Artifact, config: VerifyConfig, out: Path, *, baseline: Artifact | None = None, budget: Budget | None = None
+) -> Artifact:
+    """Judge a bundle against its float baseline and write the evidence.
+
+    Args:
+        baseline: the float checkpoint [default: the eldest that the bundle was made from].
+        budget: what it may cost [default: the defaults of `Budget`].
+
+    Raises:
+        ArtifactError: `out` exists, or bundle and baseline do not belong together.
+        DataError: the data cannot be used, or the bundle was calibrated on it.
+        VerifyError: the bundle computes no embeddings.
+    """
+    from dmedge.evidence.verify import verify_bundle
+
+    _check_free(out)
+    baseline = baseline or find_baseline(bundle)
+    check_baseline(bundle, baseline)  # before the work of embedding
+    data, embeddings = _baseline_side(baseline.root.resolve(), baseline.digest, config)
+    return verify_bundle(
+        bundle,
+        baseline,
+        out,
+        data=data,
+        config=config,
+        budget=budget or Budget(),
+        fp32_bundle=fp32_twin(baseline, bundle, out.parent / CACHE),
+        baseline_embeddings=embeddings,
+    )
+
+
+def bench(
+    bundle: Artifact, config: BenchConfig, out: Path, *, baseline: Artifact | None = None, budget: Budget | None = None
+) -> Artifact:
+    """Time a bundle in turns with its fp32 twin and write the evidence.
+
+    Args:
+        baseline: the float checkpoint [default: the eldest that the bundle was made from].
+        budget: its `latency_ratio` is judged, if it names one.
+
+    Raises:
+        ArtifactError: `out` exists, or bundle and baseline do not belong together.
+        ConfigError: there is no such device.
+        VerifyError: a bundle does not compute what it should.
+    """
+    from dmedge.devices.names import check_device
+    from dmedge.evidence.bench import bench_bundle
+
+    check_device(config.device)
+    _check_free(out)
+    baseline = baseline or find_baseline(bundle)
+    check_baseline(bundle, baseline)
+    return bench_bundle(
+        bundle,
+        fp32_twin(baseline, bundle, out.parent / CACHE),
+        baseline,
+        out,
+        data=open_evalset(config.data, style=config.style),
+        config=config,
+        budget=budget or Budget(),
+        accuracy=find_accuracy(bundle),
+    )
+
+
+def fp32_twin(baseline: Artifact, bundle: Artifact, cache: Path) -> Artifact:
+    """The baseline exported for the target of `bundle`, made once and kept in `cache`.
+
+    Raises:
+        ArtifactError: the bundle names no target.
+        ExportError: the baseline cannot be exported.
+    """
+    target = bundle.manifest.target
+    if target is None:
+        raise ArtifactError(f"{bundle.root}: names no target; expected a bundle; run dmedge export")
+    if bundle.manifest.parents.get("parent") == baseline.digest:
+        return bundle  # it is the fp32 bundle itself
+    versions = hashlib.sha256(canonical_json(tool_versions())).hexdigest()
+    place = cache / f"{baseline.digest[:16]}-{target}-{versions[:8]}"
+    if place.exists():
+        return load_artifact(place, kind="bundle")
+    from dmedge.export.bundle import export_bundle
+    from dmedge.export.config import ExportConfig
+
+    logger.info("exporting the fp32 baseline for %s to compare with; it is kept in %s", target, cache)
+    return export_bundle(baseline, ExportConfig(target=target), place)
+
+
+def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:
+    """What the newest verification beside `bundle` found; None if it was never verified there."""
+    for folder in find_artifacts(bundle.root.parent):
+        with suppress(ArtifactError):  # a damaged neighbour says nothing
+            manifest = read_manifest(folder)
+            if manifest.stage == "verify" and manifest.parents.get("artifact") == bundle.digest:
+                return {**manifest.summary, "evidence_sha256": manifest.digest}
+    return None
+
+
+@lru_cache(maxsize=1)
+def _baseline_side(root: Path, digest: str, config: VerifyConfig) -> tuple[EvalSet, Embeddings]:
+    """The data and the baseline's embeddings of it, remembered for the next bundle of the same checkpoint."""
+    from dmedge.evidence.verify import embed_baseline
+
+    data = open_evalset(
+        config.data,
+        style=config.style,
+        split=cast(EvalSplit, config.split),
+        max_per_language=config.max_per_language,
+        seed=config.seed,
+    )
+    baseline = load_artifact(root, kind="checkpoint")
+    assert baseline.digest == digest
+    return data, embed_baseline(baseline, data, config.threads)
+
+
+def _check_free(out: Path) -> None:
+    if out.exists():
+        raise ArtifactError(f"{out}: exists already; expected a new directory; choose another --out or remove it")

@@ -1,0 +1,145 @@
+"""The `export` stage: from a checkpoint to a bundle that has been run in its own runtime."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from dmedge.artifact import Artifact, Program, new_artifact
+from dmedge.data.emoji import PACK
+from dmedge.errors import ExportError, require
+from dmedge.evidence.coverage import KEY, Coverage
+from dmedge.evidence.parity import ParityReport, check_parity
+from dmedge.export.config import ExportConfig
+from dmedge.export.conformance import write_conformance
+from dmedge.export.executorch import export_executorch
+from dmedge.export.onnx import export_onnx
+from dmedge.export.programs import Lowering, bundle_programs
+from dmedge.export.readme import bundle_readme
+from dmedge.export.support import check_support
+from dmedge.export.targets import Target, find_target
+from dmedge.files import digest_file, list_files
+from dmedge.logs import progress
+from dmedge.manifest import Manifest, Runtime
+from dmedge.model.checkpoint import LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint
+from dmedge.model.costs import count_costs
+from dmedge.model.dual import DualEncoder
+from dmedge.model.image import fold_batch_norm_
+from dmedge.runtime.session import open_session
+
+__all__ = ["ExportConfig", "export_bundle"]
+
+Exporter = Callable[[DualEncoder, tuple[Program, ...], Path], Lowering]
+
+EXPORTERS: Mapping[Runtime, Exporter] = {"executorch": export_executorch, "onnxruntime": export_onnx}
+NEEDS: Mapping[Runtime, tuple[tuple[str, str], ...]] = {  # module, extra of this package
+    "executorch": (("executorch.exir", "executorch"),),
+    "onnxruntime": (("onnx", "onnx"), ("onnxscript", "onnx"), ("onnxruntime", "onnx")),
+}
+
+# Greatest error on the conformance pack, relative to the largest golden value. Rounding to int8 near
+# a tie falls either way, and the difference grows from layer to layer; a wrong zero point or a
+# swapped channel is far beyond either number.
+FLOAT_TOLERANCE = 1e-4
+INT8_TOLERANCE: Mapping[Runtime, float] = {"executorch": 0.1, "onnxruntime": 0.1}
+
+
+def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact:
+    """Write the bundle of `parent` for one target, after comparing it with torch in its own runtime.
+
+    Precision is that of the checkpoint: float32 stays float32, int8 keeps its integers.
+
+    Raises:
+        ArtifactError: `out` exists, or `parent` is no checkpoint.
+        ExportError: the target refuses a scheme, or what was written computes something else.
+        DmedgeError: a package is not installed; the message names the command that installs it.
+    """
+    target = find_target(config.target)
+    with new_artifact(out) as draft, progress(f"export {config.target}", total=3) as advance:
+        checkpoint = load_checkpoint(parent)
+        for module, extra in NEEDS[target.runtime]:
+            require(module, extra)
+        model, plan = checkpoint.model, checkpoint.quantization or {}
+        fold_batch_norm_(model)
+        model.requires_grad_(False)
+        support = check_support(model, plan, config.target)
+        programs = bundle_programs(model.config, target.runtime, target.file, target.fixed)
+        advance(note="lowering")
+        lowering = EXPORTERS[target.runtime](model, programs, draft.path)
+        _copy_files(parent, checkpoint, target, config, draft.path, out.name)
+        tolerance = INT8_TOLERANCE[target.runtime] if plan else FLOAT_TOLERANCE
+        write_conformance(draft.path / "conformance", checkpoint, tolerance)
+        advance(note="comparing with torch")
+        parity = _prove(draft.path, programs)
+        artifact = draft.finish(
+            kind="bundle",
+            stage="export",
+            config=asdict(config),
+            parents={"parent": parent.digest},
+            programs=programs,
+            precision=plan or {"*": "float32"},
+            languages=parent.manifest.languages,
+            target=config.target,
+            summary={
+                "precision": "int8" if plan else "float32",
+                "context_length": model.config.context_length,
+                KEY: _coverage(model, plan, lowering).to_json(),
+                "support": support,
+                "lowering": lowering.facts,
+                "parity": {name: _brief(row.max_error) for name, row in parity.programs.items()},
+            },
+        )
+        advance(note="done")
+        return artifact
+
+
+def _copy_files(
+    parent: Artifact, checkpoint: Checkpoint, target: Target, config: ExportConfig, root: Path, name: str
+) -> None:
+    for file in (TOKENIZER, PREPROCESS, LABELS):
+        shutil.copyfile(parent.file(file), root / file)
+    precision = "int8" if checkpoint.quantization else "float32"
+    readme = bundle_readme(name, config.target, precision, target.description, checkpoint.model.config)
+    (root / "README.md").write_text(readme, encoding="utf-8")
+    licenses = root / "LICENSES"  # Apache-2.0, which is dmedge's own, is among those of the data
+    shutil.copytree(PACK / "licenses", licenses / "licenses")
+    shutil.copyfile(PACK / "ATTRIBUTION.md", licenses / "ATTRIBUTION.md")
+
+
+def _coverage(model: DualEncoder, plan: Mapping[str, str], lowering: Lowering) -> Coverage:
+    costs = count_costs(model)
+    planned = {name for name, scheme in plan.items() if scheme != "float32"}
+    return Coverage(
+        modules_planned=len(planned),
+        modules_carried_out=len(planned & lowering.carried_out),
+        parameters=costs.parameters,
+        parameters_int8=costs.parameters_int8,
+        macs=costs.macs,
+        macs_int8=costs.macs_int8,
+        delegated=lowering.delegated,
+    )
+
+
+def _prove(root: Path, programs: tuple[Program, ...]) -> ParityReport:
+    """Load what was written in its own runtime and compare it with the conformance pack."""
+    files = {name: digest_file(root / name) for name in list_files(root)}
+    written = Artifact(root, Manifest(kind="bundle", stage="export", config={}, files=files, programs=programs))
+    with open_session(written) as session:
+        report = check_parity(session, written)
+    if report.images_differing or report.texts_differing:
+        differing = ", ".join((*report.images_differing, *map(repr, report.texts_differing)))
+        raise ExportError(
+            f"golden inputs do not repeat: {differing}; expected the same pixels and token ids; report this"
+        )
+    for name, row in report.programs.items():
+        if not row.is_within:
+            raise ExportError(
+                f"{name}: differs from torch by {row.max_error:.3g} of its largest value in its own runtime; "
+                f"expected at most {row.tolerance:g}; nothing was written: report this"
+            )
+    return report
+
+
+def _brief(number: float) -> float:
+    """Two significant digits: the rest depends on the processor."""
+    return float(f"{number:.1e}")

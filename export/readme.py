@@ -1,0 +1,90 @@
+"""The README of a bundle: what is in it, and the lines that load it."""
+
+from collections.abc import Mapping
+
+from dmedge.model.config import ModelConfig
+
+_COMMON = """# {name}
+
+An image-text model for {target}, exported by dmedge in {precision}.
+
+| File | What it is |
+|---|---|
+| `programs/` | {files} |
+| `manifest.json` | inputs, outputs, shapes, precision of every module, sha256 of every file |
+| `tokenizer.model` | SentencePiece vocabulary; text of any length, at most {context_length} tokens are read |
+| `preprocessor_config.json` | how a picture becomes {size} x {size} pixels |
+| `labels.json` | names of the classes that `fuse` scores |
+| `conformance/` | pictures and texts with what every program must answer; run it on your device |
+| `LICENSES/` | what the data and this tool ask of you |
+
+`encode_image(pixels) -> embedding, patches` takes uint8 [1, {size}, {size}, 3], RGB.
+`encode_text(ids, mask) -> embedding, tokens` takes int32 [1, L], 1 <= L <= {context_length}; mask is 1 on tokens.
+{fuse}
+Embeddings are float32 [1, {embed_dim}] of unit length: their dot product is the score of a picture for a text.
+"""
+
+_FUSE = "`fuse(patches, tokens, mask) -> match, classes` takes what the encoders returned, and scores the pair.\n"
+
+_ANDROID = """
+## Kotlin
+
+With `implementation("org.pytorch:executorch-android:1.5.1")`, and the bundle's files copied out of the assets:
+
+```kotlin
+val module = Module.load(File(bundle, "programs/model.pte").path)
+
+fun encodeText(ids: IntArray): FloatArray {{
+    val shape = longArrayOf(1, ids.size.toLong())
+    val mask = IntArray(ids.size) {{ 1 }}
+    return module.execute(
+        "encode_text",
+        EValue.from(Tensor.fromBlob(ids, shape)),
+        EValue.from(Tensor.fromBlob(mask, shape)),
+    )[0].toTensor().dataAsFloatArray
+}}
+
+fun encodeImage(rgb: ByteArray): FloatArray =
+    module.execute("encode_image", EValue.from(Tensor.fromBlobUnsigned(rgb, longArrayOf(1, {size}, {size}, 3))))[0]
+        .toTensor().dataAsFloatArray
+```
+"""
+
+_LINUX = """
+## Python
+
+With `pip install onnxruntime sentencepiece`, in this folder:
+
+```python
+import numpy as np, onnxruntime, sentencepiece
+
+text = onnxruntime.InferenceSession("programs/encode_text.onnx")
+image = onnxruntime.InferenceSession("programs/encode_image.onnx")
+tokenizer = sentencepiece.SentencePieceProcessor("tokenizer.model")
+
+ids = np.array([tokenizer.encode("red apple")[:{context_length}]], np.int32)
+query = text.run(["embedding"], {{"ids": ids, "mask": np.ones_like(ids)}})[0]
+pixels = np.full((1, {size}, {size}, 3), 255, np.uint8)  # a picture, preprocessed
+score = query @ image.run(["embedding"], {{"pixels": pixels}})[0].T
+```
+
+Feed one text at a time to an int8 program: its activations have one range for all that a call carries.
+"""
+
+SNIPPETS: Mapping[str, str] = {"android": _ANDROID, "linux-x86_64": _LINUX}
+
+
+def bundle_readme(name: str, target: str, precision: str, files: str, config: ModelConfig) -> str:
+    """Text of README.md.
+
+    Args:
+        name: of the bundle.
+        target: a key of `SNIPPETS`.
+        precision: in words.
+        files: what `programs/` holds, in words.
+        config: of the model.
+    """
+    facts = {"size": config.image_size, "context_length": config.context_length, "embed_dim": config.embed_dim}
+    fuse = _FUSE if config.fusion != "none" else ""
+    head = _COMMON.format(name=name, target=target, precision=precision, files=files, fuse=fuse, **facts)
+    return head + SNIPPETS[target].format(**facts)
