@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def draw_calibration(config: CompressConfig, preprocess: Preprocess) -> Calibrat
     return CalibrationSet(config.data, config.seed, tuple(items), np.stack(pixels), tuple(texts))
 
 
+@lru_cache(maxsize=1)
 def _emoji_draws() -> Mapping[str, Draw]:
     """Training texts of training cells, each with a picture of its emoji in a training style."""
     pack = load_pack()

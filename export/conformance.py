@@ -18,9 +18,9 @@ from dmedge.evidence.parity import CASES, GOLDEN, golden_key
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs
 from dmedge.runtime.wire import Array
 
-TILES = ("1F34E", "1F431", "1F680")  # apple, cat face, rocket: pictures like those trained on
+TILES = ("1F34E", "1F431")  # apple and cat face: pictures like those trained on
 ODD_TEXTS = ("", "a", "RED apple", "café manzana 林檎", "🍎", "red apple " * 200)
-FUSED = 6  # pairs of a picture and a short text
+FUSED = 4  # pairs of a picture and a short text
 _EXIF_ORIENTATION, _ROTATED = 0x0112, 6
 
 
@@ -39,7 +39,7 @@ def write_conformance(folder: Path, checkpoint: Checkpoint, tolerance: float) ->
     programs = [program.name for program in checkpoint_programs(checkpoint.model.config)]
     cases = {"tolerances": dict.fromkeys(programs, tolerance), "images": images, "texts": texts}
     (folder / CASES).write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    np.savez(folder / GOLDEN, allow_pickle=False, **golden)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
 
 
 def _write_images(folder: Path) -> list[str]:

@@ -45,16 +45,16 @@ def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: P
             constant_methods=_constants(model),
         )
         lowered = {program.name: edge.exported_program(program.name) for program in programs}
-        content = bytes(edge.to_executorch().buffer)
+        outside = {name: _outside(program, name) for name, program in lowered.items()}
+        delegated = {name: _inside(program) for name, program in lowered.items()}
+        content = bytes(edge.to_executorch().buffer)  # rewrites the graphs that were counted
     path = root / programs[0].file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    outside = {name: _outside(program, name) for name, program in lowered.items()}
-    delegated = {name: _inside(program) for name, program in lowered.items()}
+    check_integers(model, path)
     return Lowering(
-        carried_out=check_integers(model, path),
         delegated={name: round(n / (n + outside[name].total()), 4) for name, n in delegated.items()},
-        facts={name: dict(sorted(counts.items())) for name, counts in outside.items()},
+        facts={"outside": {name: dict(sorted(counts.items())) for name, counts in outside.items()}},
     )
 
 
@@ -139,26 +139,21 @@ def _inside(program: ExportedProgram) -> int:
 def _operations(graph: torch.fx.Graph) -> list[str]:
     """Names such as "aten.mean.dim" of what a graph calls."""
     names = [getattr(node.target, "__name__", str(node.target)) for node in graph.nodes if node.op == "call_function"]
-    return [name if "." in name else f"{name}.default" for name in names if name != "getitem"]
+    return [name if "." in name else f"{name}.default" for name in names if name not in ("getitem", "sym_size.int")]
 
 
-def check_integers(model: DualEncoder, path: Path) -> frozenset[str]:
+def check_integers(model: DualEncoder, path: Path) -> None:
     """Look for the integers of a quantized model in a `.pte`, where they stand as plain bytes.
-
-    Returns:
-        names of the modules whose integers are in the file.
 
     Raises:
         ExportError: a weight or a range is missing or differs.
     """
-    content, checked = path.read_bytes(), set()
+    content = path.read_bytes()
     for name, module in model.named_modules():
         if not isinstance(module, (QuantEmbedding, DynamicLinear, QuantConv2d, ActivationPoint)):
             continue
         if stored_bytes(module) not in content:
             raise ExportError(f"{name}: its integers are not in the .pte as they are in the checkpoint; report this")
-        checked.add(name)
-    return frozenset(checked)
 
 
 def stored_bytes(module: nn.Module) -> bytes:

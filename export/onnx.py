@@ -55,8 +55,8 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
             _name_outputs(written.model, [spec.name for spec in program.outputs])
             written.save(root / program.file, external_data=False)
             nodes[program.name] = sum(1 for _ in written.model.graph)
+    check_integers(exported, [root / program.file for program in programs])
     return Lowering(
-        carried_out=check_integers(exported, [root / program.file for program in programs]),
         delegated={program.name: 1.0 for program in programs},  # one provider runs everything
         facts={"opset": OPSET, "nodes": nodes},
     )
@@ -83,15 +83,12 @@ def _name_outputs(model: Any, names: list[str]) -> None:
         value.name = name
 
 
-def check_integers(exported: DualEncoder, paths: Sequence[Path]) -> frozenset[str]:
+def check_integers(exported: DualEncoder, paths: Sequence[Path]) -> None:
     """Read the integers back from ONNX files and compare them with those of the model.
 
     Args:
         exported: what `onnx_model` made of a quantized model.
         paths: of the files.
-
-    Returns:
-        names of the modules whose integers are in the files.
 
     Raises:
         ExportError: a weight, a bias or a range is missing or differs.
@@ -107,7 +104,6 @@ def check_integers(exported: DualEncoder, paths: Sequence[Path]) -> frozenset[st
             for node in graph.node
             if node.op_type == "QuantizeLinear"
         }
-    checked = set()
     for name, module in exported.named_modules():
         if isinstance(module, OnnxActivation):
             is_found = (module.scale.item(), int(module.zero_point.item())) in ranges
@@ -123,5 +119,3 @@ def check_integers(exported: DualEncoder, paths: Sequence[Path]) -> frozenset[st
             raise ExportError(
                 f"{name}: its integers are not in the ONNX files as they are in the checkpoint; report this"
             )
-        checked.add(name)
-    return frozenset(checked)

@@ -91,6 +91,9 @@ class OnnxConv2d(nn.Module):
 class OnnxActivation(nn.Module):
     """An `ActivationPoint` in uint8."""
 
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, module: ActivationPoint) -> None:
         super().__init__()
         self.register_buffer("scale", module.scale)

@@ -22,7 +22,6 @@ DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "float32": torch.float32}
 class Lowering:
     """What an exporter wrote."""
 
-    carried_out: frozenset[str]  # modules whose integers were read back from the files, equal to the checkpoint's
     delegated: Mapping[str, float]  # program -> share of its operations that a delegate or provider runs
     facts: Mapping[str, object]  # for the manifest
 

@@ -1,6 +1,7 @@
 """Evaluation of encoders: languages, tags, both directions, and embeddings that must be refused."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import DataError, VerifyError
-from dmedge.evidence.accuracy import DIRECTIONS, Embeddings, evaluate, rank
-from dmedge.evidence.agreement import agreement
+from dmedge.evidence.accuracy import DIRECTIONS, Measurement, evaluate, measure
+from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.leakage import data_digest
 from dmedge.evidence.retrieval import Floats
@@ -86,9 +87,9 @@ def test_tags_split_the_queries_and_empty_ones_are_left_out(data: EvalSet) -> No
     assert mean == pytest.approx(report.by_language("text_to_image")["de"].recall_at_1)
 
 
-def test_a_text_in_two_languages_is_embedded_once(data: EvalSet) -> None:
+def test_a_text_that_a_language_has_twice_is_embedded_once(data: EvalSet) -> None:
     encoder = TableEncoder()
-    evaluate(encoder, data)
+    evaluate(encoder, replace(data, languages=("de",) * 40))
     assert encoder.texts_seen == 35
 
 
@@ -114,26 +115,40 @@ def test_nothing_to_evaluate_is_an_error(data: EvalSet) -> None:
         evaluate(TableEncoder(), data.subset(np.zeros(40, np.bool_)))
 
 
+def test_only_the_texts_asked_for_are_kept(data: EvalSet) -> None:
+    encoder, rows = TableEncoder(), np.array([3, 29, 30, 39])
+    found = measure(encoder, data, rows)
+    np.testing.assert_array_equal(found.texts, encoder.texts([data.texts[row] for row in rows]))
+
+
 def test_an_encoder_agrees_with_itself_completely(data: EvalSet) -> None:
-    encoder = TableEncoder(noise=0.6)
-    embeddings = Embeddings(encoder.images(data.images), encoder.texts(data.texts))
-    found = agreement(embeddings, embeddings, data)
-    assert (found.same_first, found.overlap_at_10) == (1.0, 1.0)
+    measured = measure(TableEncoder(noise=0.6), data, draw_sample(data))
+    found = agreement(measured, measured)
+    assert (found.n, found.same_first, found.overlap_at_10) == (40, 1.0, 1.0)
     assert found.recall_at_10_baseline_gallery == found.recall_at_10_baseline_query == found.recall_at_10
 
 
 def test_embeddings_of_another_width_cannot_be_mixed(data: EvalSet) -> None:
-    encoder = TableEncoder()
-    wide = Embeddings(encoder.images(data.images), encoder.texts(data.texts))
-    narrow = Embeddings(wide.images[:, :8], wide.texts[:, :8])
-    assert agreement(narrow, wide, data).recall_at_10_baseline_gallery is None
+    wide = measure(TableEncoder(), data, draw_sample(data))
+    narrow = replace(wide, images=wide.images[:, :8], texts=wide.texts[:, :8])
+    assert agreement(narrow, wide).recall_at_10_baseline_gallery is None
 
 
 def test_a_random_encoder_shares_chance_of_the_best_ten(data: EvalSet) -> None:
-    rng = np.random.default_rng(0)
-    rows = [rng.standard_normal((n, 16)).astype(np.float32) for n in (30, 40, 30, 40)]
-    found = agreement(Embeddings(rows[0], rows[1]), Embeddings(rows[2], rows[3]), data)
-    assert found.overlap_at_10 == pytest.approx(1 / 3, abs=0.1)  # ten of thirty
+    rng, report = np.random.default_rng(0), evaluate(TableEncoder(), data)
+
+    def random() -> Measurement:
+        images, texts = (rng.standard_normal((n, 16)).astype(np.float32) for n in (30, 40))
+        return Measurement(report, images, np.arange(40), texts)
+
+    assert agreement(random(), random()).overlap_at_10 == pytest.approx(1 / 3, abs=0.1)  # ten of thirty
+
+
+def test_the_sample_is_the_same_whatever_else_the_set_holds(data: EvalSet) -> None:
+    rows = draw_sample(data, 12)
+    first = {(data.languages[row], data.texts[row]) for row in rows}
+    fewer = data.subset(np.isin(np.arange(40), rows) | (np.arange(40) % 2 == 0))
+    assert {(fewer.languages[row], fewer.texts[row]) for row in draw_sample(fewer, 12)} == first
 
 
 def test_comparison_with_itself_keeps_exactly_all(data: EvalSet) -> None:
@@ -144,11 +159,14 @@ def test_comparison_with_itself_keeps_exactly_all(data: EvalSet) -> None:
 
 
 def test_the_worst_language_is_the_one_that_lost_most(data: EvalSet) -> None:
-    encoder = TableEncoder()
-    good = Embeddings(encoder.images(data.images), encoder.texts(data.texts))
-    spoilt = good.texts.copy()
-    spoilt[30:37] *= -1  # most of the Tongan texts
-    comparison = Comparison(rank(Embeddings(good.images, spoilt), data), rank(good, data), resamples=100)
+    class Forgetful(TableEncoder):
+        def texts(self, texts: Sequence[str]) -> Floats:
+            found = super().texts(texts)
+            if any(text.startswith("to") for text in texts):
+                found[:7] *= -1  # the first seven texts of Tongan
+            return found
+
+    comparison = Comparison(evaluate(Forgetful(), data), evaluate(TableEncoder(), data), resamples=100)
     assert comparison.worst_language() == "to"
     rows = comparison.languages_json()
     assert (rows["de"]["retention_at_10"], rows["to"]["retention_at_10"]) == (1.0, pytest.approx(0.3))

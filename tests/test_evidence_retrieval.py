@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmedge.evidence import retrieval
-from dmedge.evidence.retrieval import Floats, Ints, image_to_text_ranks, macro, score, text_to_image_ranks, top_k
+from dmedge.evidence.retrieval import Floats, Ints, macro, ranks_both_ways, score, text_to_image_ranks, top_k
 
 
 def unit_rows(n: int, width: int, seed: int) -> Floats:
@@ -25,25 +25,25 @@ def brute_force_rank(scores: Floats, relevant: set[int]) -> int:
 def test_perfect_embeddings_rank_first_both_ways() -> None:
     images = unit_rows(50, 16, seed=0)
     match = np.random.default_rng(1).permutation(50)
-    assert (text_to_image_ranks(images[match], images, match) == 1).all()
-    queries, ranks = image_to_text_ranks(images, images[match], match)
-    assert (ranks == 1).all()
+    text_ranks, queries, image_ranks = ranks_both_ways(images[match], images, match)
+    assert (text_ranks == 1).all()
+    assert (image_ranks == 1).all()
     assert queries.tolist() == list(range(50))
 
 
 def test_constant_embeddings_rank_last() -> None:
     flat = np.full((40, 16), 0.25, dtype=np.float32)  # unit norm: 16 * 0.25**2 == 1
-    assert (text_to_image_ranks(flat, flat, np.arange(40)) == 40).all()
-    assert (image_to_text_ranks(flat, flat, np.arange(40))[1] == 40).all()
+    text_ranks, _, image_ranks = ranks_both_ways(flat, flat, np.arange(40))
+    assert (text_ranks == 40).all()
+    assert (image_ranks == 40).all()
 
 
 def test_nan_never_wins() -> None:
     images, texts = unit_rows(30, 8, seed=0), unit_rows(30, 8, seed=0)
     texts[3] = np.nan
-    ranks = text_to_image_ranks(texts, images, np.arange(30))
-    assert ranks[3] == 30
-    assert (np.delete(ranks, 3) == 1).all()
-    assert image_to_text_ranks(images, texts, np.arange(30))[1][3] == 30
+    text_ranks, _, image_ranks = ranks_both_ways(texts, images, np.arange(30))
+    assert (text_ranks[3], image_ranks[3]) == (30, 30)
+    assert (np.delete(text_ranks, 3) == 1).all()
 
 
 def test_ranks_equal_brute_force_with_several_texts_per_image() -> None:
@@ -51,8 +51,8 @@ def test_ranks_equal_brute_force_with_several_texts_per_image() -> None:
     match = np.random.default_rng(2).integers(0, 17, size=45)  # images 17 to 19 have no text
     scores = texts @ images.T
     expected = [brute_force_rank(scores[t], {int(match[t])}) for t in range(45)]
-    assert text_to_image_ranks(texts, images, match).tolist() == expected
-    queries, ranks = image_to_text_ranks(images, texts, match)
+    text_ranks, queries, ranks = ranks_both_ways(texts, images, match)
+    assert text_ranks.tolist() == text_to_image_ranks(texts, images, match).tolist() == expected
     assert queries.tolist() == sorted(set(match.tolist()))
     assert ranks.tolist() == [brute_force_rank(scores[:, i], set(np.flatnonzero(match == i))) for i in queries]
 
@@ -62,20 +62,21 @@ def test_order_of_gallery_and_queries_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     gallery, queries = rng.permutation(200), rng.permutation(300)
     place = np.argsort(gallery)
-    shuffled = text_to_image_ranks(texts[queries], images[gallery], place[match[queries]])
-    assert (shuffled == text_to_image_ranks(texts, images, match)[queries]).all()
-    rows, ranks = image_to_text_ranks(images[gallery], texts[queries], place[match[queries]])
-    assert (ranks[place[np.arange(200)]] == image_to_text_ranks(images, texts, match)[1]).all()
+    text_ranks, _, image_ranks = ranks_both_ways(texts, images, match)
+    shuffled, rows, ranks = ranks_both_ways(texts[queries], images[gallery], place[match[queries]])
+    assert (shuffled == text_ranks[queries]).all()
+    assert (ranks[place[np.arange(200)]] == image_ranks).all()
     assert rows.tolist() == list(range(200))
 
 
 def test_blocks_do_not_change_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     images, texts, match = unit_rows(61, 12, seed=0), unit_rows(97, 12, seed=1), np.arange(97) % 61
-    whole = text_to_image_ranks(texts, images, match), image_to_text_ranks(images, texts, match)[1]
+    whole = ranks_both_ways(texts, images, match)
     found = np.sort(top_k(texts, images, 7), axis=1)
     monkeypatch.setattr(retrieval, "BLOCK", 300)
+    for found_ranks, expected in zip(ranks_both_ways(texts, images, match), whole, strict=True):
+        assert (found_ranks == expected).all()
     assert (text_to_image_ranks(texts, images, match) == whole[0]).all()
-    assert (image_to_text_ranks(images, texts, match)[1] == whole[1]).all()
     assert (np.sort(top_k(texts, images, 7), axis=1) == found).all()
 
 

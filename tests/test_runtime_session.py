@@ -18,7 +18,7 @@ from dmedge.runtime.session import Session, open_session
 from dmedge.runtime.wire import Array, pack, unpack
 from dmedge.runtime.worker_session import CHUNK, WorkerSession
 from tests.conftest import MakeArtifact
-from tests.tiny_bundles import CONFIG, bundle_programs, example_inputs, onnx_bundle, pte_bundle, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, example_inputs, onnx_bundle, pte_bundle, tiny_checkpoint
 
 __all__ = ["onnx_bundle", "pte_bundle", "tiny_checkpoint"]  # fixtures
 
@@ -52,17 +52,13 @@ def worker(onnx_bundle: Artifact) -> Iterator[WorkerSession]:
         yield opened
 
 
-def arrays(name: str, length: int = 6) -> list[Array]:
-    return [tensor.numpy() for tensor in example_inputs(name, length)]
-
-
 def text(length: int) -> list[Array]:
-    return arrays("encode_text", length)
+    return example_inputs("encode_text", length)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_runs_equal_the_checkpoint(name: str, session: Session, tiny_checkpoint: Artifact) -> None:
-    inputs = arrays(name)
+    inputs = example_inputs(name)
     with open_session(tiny_checkpoint) as baseline:
         for found, want in zip(session.run(name, inputs), baseline.run(name, inputs), strict=True):
             assert found.dtype == np.float32
@@ -70,10 +66,10 @@ def test_runs_equal_the_checkpoint(name: str, session: Session, tiny_checkpoint:
 
 
 def test_many_runs_equal_single_runs_in_order(session: Session) -> None:
-    items = [text(length) for length in (2, 9, 16, 2, 9, 5)]
+    items = [text(length) for length in (2, 9, 16, 1, 9, 5)]
     for inputs, found in zip(items, session.run_many("encode_text", items), strict=True):
         for many, single in zip(found, session.run("encode_text", inputs), strict=True):
-            np.testing.assert_allclose(many, single, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(many, single, rtol=1e-5, atol=1e-5)
 
 
 def test_result_of_a_bundle_does_not_depend_on_its_neighbours(worker: WorkerSession) -> None:
@@ -103,14 +99,14 @@ def test_more_items_than_one_message_holds(worker: WorkerSession) -> None:
 
 
 def test_times_are_positive_nanoseconds(session: Session) -> None:
-    elapsed = session.time("encode_image", arrays("encode_image"), 7)
+    elapsed = session.time("encode_image", example_inputs("encode_image"), 7)
     assert elapsed.dtype == np.int64
     assert elapsed.shape == (7,)
     assert (elapsed > 1000).all()  # a network of six convolutions takes more than a microsecond
 
 
 def test_facts_name_runtime_threads_and_memory(session: Session, runtime: str) -> None:
-    session.run("encode_image", arrays("encode_image"))
+    session.run("encode_image", example_inputs("encode_image"))
     facts = session.facts()
     assert facts["runtime"] == runtime
     assert facts["threads"] == 1
@@ -129,7 +125,7 @@ def test_worker_does_not_report_the_memory_of_its_parent(worker: WorkerSession) 
 def test_threads_are_those_asked_for(artifact: Artifact) -> None:
     with open_session(artifact, threads=2) as session:
         assert session.facts()["threads"] == 2
-        session.run("encode_image", arrays("encode_image"))
+        session.run("encode_image", example_inputs("encode_image"))
     with pytest.raises(DmedgeError, match="threads is 0; expected 1 or more"):
         open_session(artifact, threads=0)
     with open_session(artifact) as session:  # torch's number is one for the whole process
@@ -295,7 +291,3 @@ def test_packing_keeps_every_array() -> None:
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
             assert b.flags.writeable
-
-
-def test_bundle_programs_cover_the_checkpoint() -> None:
-    assert [program.name for program in bundle_programs("onnxruntime", dict.fromkeys(PROGRAMS, "f"))] == [*PROGRAMS]

@@ -11,6 +11,7 @@ from dmedge.training.batches import Batcher, pad
 from dmedge.training.data import Batch, TrainingData
 
 BLANK_SHARE = 0.15  # of pairs that lose their picture, and as many that lose their text
+MOST_TOKENS = 24  # of a text; a few long ones would make padding of all the others
 BLANK_TEXT = [1]  # the unknown piece, which an empty query becomes
 
 
@@ -46,7 +47,7 @@ def fusion_loss(model: DualEncoder, batcher: Batcher, step: int) -> Tensor:
     rows = torch.from_numpy(np.concatenate([batch.text_row[owned], np.arange(len(batch.concepts))]))
     blank = rng.random(len(matching))
     texts = [BLANK_TEXT if blank[i] < BLANK_SHARE else item for i, item in enumerate(matching)] + mismatched
-    ids, mask = pad(texts)
+    ids, mask = pad([text[:MOST_TOKENS] for text in texts])
     with torch.no_grad():
         _, patches = model.encode_image(pixels)
         _, tokens = model.encode_text(ids, mask)

@@ -118,10 +118,12 @@ def train_fusion(model: DualEncoder, batcher: Batcher, config: TrainConfig) -> N
     model.eval().requires_grad_(False)
     model.fusion.train().requires_grad_(True)
     optimizer = make_optimizer(model.fusion, config)
+    accelerator = Accelerator(mixed_precision=pick_precision(config), cpu=not torch.cuda.is_available())
     with progress("train fusion", total=config.fusion_steps) as advance:
         for step in range(config.fusion_steps):
             set_learning_rate_(optimizer, learning_rate(step, config.fusion_steps, config))
-            loss = fusion_loss(model, batcher, FUSION_SEED_STEP + step)
+            with accelerator.autocast():
+                loss = fusion_loss(model, batcher, FUSION_SEED_STEP + step)
             _require_number(loss, step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -3,7 +3,7 @@
 `evaluate` serves training, `dmedge eval` and verification alike, so that their figures agree.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -16,10 +16,9 @@ from dmedge.evidence.retrieval import (
     Floats,
     Ints,
     Score,
-    image_to_text_ranks,
     macro,
+    ranks_both_ways,
     score,
-    text_to_image_ranks,
 )
 
 Direction = Literal["text_to_image", "image_to_text"]
@@ -37,14 +36,6 @@ class TextImageEncoder(Protocol):
     def texts(self, texts: Sequence[str]) -> Floats:
         """Embed texts as [T, D] unit-norm rows."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Embeddings:
-    """Embeddings of one evaluation set by one encoder."""
-
-    images: Floats  # [N, D]
-    texts: Floats  # [T, D]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +114,16 @@ class AccuracyReport:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """An evaluation, and the embeddings that comparing two encoders takes."""
+
+    report: AccuracyReport
+    images: Floats  # [N, D]
+    kept: Ints  # [K] rows of the texts below
+    texts: Floats  # [K, D]
+
+
 def evaluate(encoder: TextImageEncoder, data: EvalSet) -> AccuracyReport:
     """Embed an evaluation set and rank both ways; every language has its own gallery of texts.
 
@@ -130,11 +131,16 @@ def evaluate(encoder: TextImageEncoder, data: EvalSet) -> AccuracyReport:
         DataError: the set holds no images or no texts.
         VerifyError: an embedding is not finite, or not of unit length.
     """
-    return rank(embed(encoder, data), data)
+    return measure(encoder, data).report
 
 
-def embed(encoder: TextImageEncoder, data: EvalSet) -> Embeddings:
-    """Embed all images and texts; a text that stands in several places is embedded once.
+def measure(encoder: TextImageEncoder, data: EvalSet, keep: Ints | None = None) -> Measurement:
+    """Evaluate language by language, and keep the embeddings of some texts.
+
+    Only one language is in memory at a time: the texts of 100 languages would fill gigabytes.
+
+    Args:
+        keep: rows of the texts whose embeddings to return [default: none].
 
     Raises:
         DataError: the set holds no images or no texts.
@@ -144,37 +150,46 @@ def embed(encoder: TextImageEncoder, data: EvalSet) -> Embeddings:
         raise DataError(
             f"{data.name}: {len(data.images)} images and {len(data.texts)} texts; expected one of each at least"
         )
-    distinct = list(dict.fromkeys(data.texts))
-    row = {text: i for i, text in enumerate(distinct)}
+    keep = np.empty(0, np.int64) if keep is None else keep
     images = _checked(encoder.images(data.images), "image")
-    texts = _checked(encoder.texts(distinct), "text")
-    return Embeddings(images, texts[[row[text] for text in data.texts]])
+    kept = np.zeros((len(keep), images.shape[1]), np.float32)
+    parts = []
+    for rows in language_rows(data).values():
+        texts = _embed_texts(encoder, data, rows)
+        is_here = np.isin(keep, rows)
+        kept[is_here] = texts[np.searchsorted(rows, keep[is_here])]
+        parts.append(_rank_language(texts, images, data, rows))
+    to_image, to_text = (
+        Queries(*(np.concatenate(columns) for columns in zip(*part, strict=True))) for part in zip(*parts, strict=True)
+    )
+    report = AccuracyReport(data, {"text_to_image": to_image, "image_to_text": to_text})
+    return Measurement(report, images, keep, kept)
 
 
-def rank(embeddings: Embeddings, data: EvalSet) -> AccuracyReport:
-    """Rank both ways."""
-    every_text = np.arange(len(data.texts))
-    match = np.asarray(data.text_image, dtype=np.int64)
-    ranks = text_to_image_ranks(embeddings.texts, embeddings.images, match)
-    to_image = Queries(ranks, np.full(len(ranks), len(data.images)), every_text, match)
-    parts = [_to_text(embeddings, match, rows) for _, rows in language_rows(data)]
-    to_text = Queries(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    return AccuracyReport(data, {"text_to_image": to_image, "image_to_text": to_text})
+def language_rows(data: EvalSet) -> dict[str, Ints]:
+    """Each language of the set, in order of the tags, and the rows of its texts, ascending."""
+    names, code = np.unique(np.array(data.languages, dtype=np.str_), return_inverse=True)
+    order = np.argsort(code, kind="stable")
+    ends = np.cumsum(np.bincount(code, minlength=len(names)))
+    return {str(name): rows for name, rows in zip(names, np.split(order, ends[:-1]), strict=True)}
 
 
-def language_rows(data: EvalSet) -> Iterator[tuple[str, Ints]]:
-    """Each language of the set, in order of the tags, and the rows of its texts."""
-    language = np.array(data.languages, dtype=np.str_)
-    names, code = np.unique(language, return_inverse=True)
-    for i, name in enumerate(names):
-        yield str(name), np.flatnonzero(code == i)
+def _embed_texts(encoder: TextImageEncoder, data: EvalSet, rows: Ints) -> Floats:
+    """[R, D] embeddings of some texts; equal ones are embedded once."""
+    place: dict[str, int] = {}
+    position = [place.setdefault(data.texts[row], len(place)) for row in rows]
+    return _checked(encoder.texts(list(place)), "text")[position]
 
 
-def _to_text(embeddings: Embeddings, match: Ints, rows: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """Columns of `Queries` for the texts of one language."""
-    images, ranks = image_to_text_ranks(embeddings.images, embeddings.texts[rows], match[rows])
-    first = rows[np.unique(match[rows], return_index=True)[1]]
-    return ranks, np.full(len(ranks), len(rows)), first, images
+def _rank_language(
+    texts: Floats, images: Floats, data: EvalSet, rows: Ints
+) -> tuple[tuple[Ints, ...], tuple[Ints, ...]]:
+    """Columns of `Queries` of one language: text to image, and image to text."""
+    match = data.text_image[rows]
+    text_ranks, queries, image_ranks = ranks_both_ways(texts, images, match)
+    first = rows[np.unique(match, return_index=True)[1]]
+    to_image = (text_ranks, np.full(len(rows), len(images)), rows, match)
+    return to_image, (image_ranks, np.full(len(queries), len(rows)), first, queries)
 
 
 def _checked(rows: Floats, what: str) -> Floats:

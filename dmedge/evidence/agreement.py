@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dmedge.data.evalset import EvalSet
-from dmedge.evidence.accuracy import Embeddings
+from dmedge.evidence.accuracy import Measurement
 from dmedge.evidence.retrieval import Floats, Ints, text_to_image_ranks, top_k
 
-SAMPLE = 20_000  # texts; the standard error of a share is then at most 0.35 points
+SAMPLE = 10_000  # texts; the standard error of a share is then at most half a point
 K = 10
 
 
@@ -35,14 +35,19 @@ class Agreement:
         return asdict(self)
 
 
-def agreement(artifact: Embeddings, baseline: Embeddings, data: EvalSet, *, sample: int = SAMPLE) -> Agreement:
-    """Compare two encoders on at most `sample` texts, drawn by hash."""
-    rows = _sample(data, sample)
-    match = np.asarray(data.text_image, dtype=np.int64)[rows]
-    mine, theirs = artifact.texts[rows], baseline.texts[rows]
+def agreement(artifact: Measurement, baseline: Measurement) -> Agreement:
+    """Compare two encoders on the texts that both measurements kept.
+
+    Raises:
+        ValueError: they kept different texts.
+    """
+    if not np.array_equal(artifact.kept, baseline.kept):
+        raise ValueError("both measurements must keep the same texts")
+    match = artifact.report.data.text_image[artifact.kept]
+    mine, theirs = artifact.texts, baseline.texts
     is_mixable = mine.shape[1] == theirs.shape[1]
     return Agreement(
-        n=len(rows),
+        n=len(match),
         same_first=_overlap(mine, artifact.images, theirs, baseline.images, k=1),
         overlap_at_10=_overlap(mine, artifact.images, theirs, baseline.images, k=K),
         recall_at_10=_recall(mine, artifact.images, match),
@@ -52,17 +57,8 @@ def agreement(artifact: Embeddings, baseline: Embeddings, data: EvalSet, *, samp
     )
 
 
-def _recall(texts: Floats, images: Floats, match: Ints) -> float:
-    return float(np.mean(text_to_image_ranks(texts, images, match) <= K))
-
-
-def _overlap(texts: Floats, images: Floats, other_texts: Floats, other_images: Floats, *, k: int) -> float:
-    mine, theirs = top_k(texts, images, k), top_k(other_texts, other_images, k)
-    return float((mine[:, :, None] == theirs[:, None, :]).any(axis=2).mean())
-
-
-def _sample(data: EvalSet, size: int) -> Ints:
-    """Rows of `size` texts, the same whatever else the set holds."""
+def draw_sample(data: EvalSet, size: int = SAMPLE) -> Ints:
+    """Rows of at most `size` texts, ascending, chosen by hash: the same whatever else the set holds."""
     if len(data.texts) <= size:
         return np.arange(len(data.texts))
     keys = [
@@ -70,3 +66,12 @@ def _sample(data: EvalSet, size: int) -> Ints:
         for language, text in zip(data.languages, data.texts, strict=True)
     ]
     return np.sort(np.argsort(np.array(keys), kind="stable")[:size])
+
+
+def _recall(texts: Floats, images: Floats, match: Ints) -> float:
+    return float(np.mean(text_to_image_ranks(texts, images, match) <= K))
+
+
+def _overlap(texts: Floats, images: Floats, other_texts: Floats, other_images: Floats, *, k: int) -> float:
+    mine, theirs = top_k(texts, images, k), top_k(other_texts, other_images, k)
+    return float((mine[:, :, None] == theirs[:, None, :]).any(axis=2).mean())

@@ -13,7 +13,7 @@ from dmedge.data.evalset import EvalSet
 from dmedge.devices.names import check_device
 from dmedge.errors import ArtifactError
 from dmedge.evidence.config import BenchConfig
-from dmedge.evidence.coverage import read_coverage
+from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.latency import Nanoseconds, Paired, case_json, paired_ratio, percentiles_ms
 from dmedge.evidence.timings import Timings, take_timings
 from dmedge.evidence.verdict import Budget, BudgetLine, judge, overall
@@ -80,7 +80,7 @@ def _check_sides(sides: Mapping[str, Artifact]) -> None:
 def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings, budget: Budget) -> dict[str, Any]:
     """The content of bench.json."""
     lines = judge_latency(timings.cases, budget)
-    coverage = read_coverage(sides["artifact"])
+    coverage = measure_coverage(sides["artifact"])
     return {
         "label": LABEL,
         "verdict": overall(lines) if lines else None,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +99,25 @@ def size_chart(points: Sequence[Point], chance: float) -> str:
     return _svg(width, height, parts, "Program size against recall at 10")
 
 
+def interval_chart(line: Mapping[str, Any]) -> str:
+    """A budget line as a small picture: interval, value, and the limit as an upright stroke."""
+    known = [line[key] for key in ("limit", "value", "low", "high") if line[key] is not None]
+    margin = 0.15 * (max(known) - min(known)) or 0.1 * max(abs(known[0]), 0.1)
+    start, end = float(min(known) - margin), float(max(known) + margin)
+    shade = {"pass": "pass", "fail": "fail"}.get(line["verdict"], "unsure")
+
+    def x(value: float) -> float:
+        return 8 + (value - start) / (end - start) * 164
+
+    parts = [_line(4, 12, 176, 12, "grid")]
+    if line["low"] is not None and line["high"] is not None:
+        parts.append(_line(x(line["low"]), 12, x(line["high"]), 12, f"span {shade}"))
+    if line["value"] is not None:
+        parts.append(f'<circle class="value {shade}" cx="{x(line["value"]):.1f}" cy="12" r="4"/>')
+    parts.append(_line(x(line["limit"]), 3, x(line["limit"]), 21, "limit"))
+    return _svg(180, 24, parts, f"limit {line['limit']:g}, found {line['value']}")
+
+
 def language_chart(bars: Sequence[Bar], end: float) -> str:
     """One bar per language, with a tick where the baseline stands; 0 to `end`."""
     row, left, width, right, top = 17.0, 172.0, 520.0, 118.0, 20.0
@@ -174,8 +194,8 @@ def lineage_chart(nodes: Sequence[Node]) -> str:
             if parent in place:
                 start_x, start_y = place[parent][0] + box, place[parent][1] + tall / 2
                 bend = (start_x + x) / 2
-                path = f"M{start_x:.1f} {start_y:.1f}C{bend:.1f} {start_y:.1f} {bend:.1f} {y + tall / 2:.1f} {x:.1f} {y + tall / 2:.1f}"
-                parts.append(f'<path class="edge" d="{path}"/>')
+                curve = f"C{bend:.1f} {start_y:.1f} {bend:.1f} {y + tall / 2:.1f} {x:.1f} {y + tall / 2:.1f}"
+                parts.append(f'<path class="edge" d="M{start_x:.1f} {start_y:.1f}{curve}"/>')
     for node in nodes:
         x, y = place[node.digest]
         parts.append(f'<rect class="node {node.kind}" x="{x:.1f}" y="{y:.1f}" width="{box}" height="{tall}" rx="8"/>')

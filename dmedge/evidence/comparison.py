@@ -65,18 +65,20 @@ class Comparison:
         return self.artifact.languages[min(values or rows, key=lambda index: values.get(index, 0.0))]
 
     def macro_json(self, tag: str | None = None) -> dict[str, Any]:
-        """Both ways: the two macro rows and the retention at every k."""
+        """Both ways: the two macro rows, and at every k the retention; at 10 the recalls with intervals."""
         return {direction: self._direction_json(direction, tag) for direction in DIRECTIONS}
 
     def _direction_json(self, direction: Direction, tag: str | None) -> dict[str, Any]:
-        retention = {}
-        for k in KS:
-            known = self.judged[direction] if tag is None and k == JUDGED_K else self.retention(direction, k, tag)
-            retention[f"recall_at_{k}"] = interval_json(known.macro)
+        found = {k: self.retention(direction, k, tag) for k in KS if tag is not None or k != JUDGED_K}
+        judged = found.setdefault(JUDGED_K, self.judged[direction])
         return {
             "artifact": self.artifact.macro(direction, tag).to_json(),
             "baseline": self.baseline.macro(direction, tag).to_json(),
-            "retention": retention,
+            f"recall_at_{JUDGED_K}": {
+                "artifact": interval_json(judged.artifact),
+                "baseline": interval_json(judged.baseline),
+            },
+            "retention": {f"recall_at_{k}": interval_json(found[k].macro) for k in KS},
         }
 
     def languages_json(self) -> dict[str, Any]:

@@ -1,84 +1,103 @@
-"""Whether a quantization plan was carried out, and how much of the work a delegate took.
+"""Whether a quantization plan was carried out: its integers are looked for in the program files.
 
-Export counts what it wrote and records it in the manifest of the bundle, under `coverage` in the
-summary; verification reads that and weighs the files themselves, which no record can talk smaller.
+No record is trusted here. The integers that a quantized checkpoint holds must stand in the files of
+the bundle byte for byte, row-major or transposed, which is how runtimes keep them.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dmedge.artifact import Artifact, program_bytes
-from dmedge.config import load_config
-from dmedge.errors import ArtifactError, ConfigError
+import numpy as np
 
-KEY = "coverage"  # in Manifest.summary
-FLOAT_BYTES, INT8_BYTES = 4, 1
-HEAVY = 0.9  # share of the bytes that int8 weights must save in the files, from which the record is believed
+from dmedge.artifact import Artifact, load_artifact
+from dmedge.evidence.baseline import FLOAT, RUNS
+from dmedge.lineage import trace_lineage
+
+WEIGHTS = "model.safetensors"
+POINT = "_point"  # ends the names of modules that only mark an activation, and hold no weight
+LEAST_BYTES = 64  # a shorter weight might stand somewhere by chance, so its layer is left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What export counted in the programs that it wrote."""
+    """How much of a plan arrived in the programs."""
 
-    modules_planned: int  # modules whose scheme is not float32
-    modules_carried_out: int  # of them found as integers, equal to those of the checkpoint, in the written files
-    parameters: int
-    parameters_int8: int
-    macs: int  # one image, one text of 16 tokens and their fusion
-    macs_int8: int
-    delegated: Mapping[str, float]  # program -> share of its operations that a delegate or provider runs, 0..1
-
-    def to_json(self) -> dict[str, Any]:
-        """For the summary of a manifest; `read_coverage` is the inverse."""
-        return asdict(self)
-
-    @property
-    def parameter_share_int8(self) -> float:
-        """Share of the parameters that lie there in int8."""
-        return self.parameters_int8 / self.parameters
-
-    @property
-    def mac_share_int8(self) -> float:
-        """Share of the multiply-accumulates that int8 takes part in."""
-        return self.macs_int8 / self.macs
+    modules_planned: int  # with weights, and a scheme other than float
+    modules_carried_out: int  # of them found as integers in the program files
+    missing: tuple[str, ...]  # modules that were not found
+    parameter_share_int8: float | None  # of the model, as export counted
+    mac_share_int8: float | None  # of one image, one text and their fusion, as export counted
+    lowering: Mapping[str, Any] | None  # what export recorded of delegates and of operations outside of them
 
     @property
     def share_carried_out(self) -> float:
         """Share of the planned modules; 1 for a plan that asks for nothing."""
         return self.modules_carried_out / self.modules_planned if self.modules_planned else 1.0
 
+    def to_json(self) -> dict[str, Any]:
+        """The figures by name."""
+        return asdict(self) | {"share_carried_out": self.share_carried_out}
 
-def read_coverage(bundle: Artifact) -> Coverage | None:
-    """What export recorded; None if it recorded nothing.
+
+def measure_coverage(bundle: Artifact) -> Coverage | None:
+    """Look for the integers of the checkpoint that `bundle` was exported from; None if it is not found.
 
     Raises:
-        ArtifactError: the record cannot be read.
+        ArtifactError: the checkpoint is damaged.
     """
-    table = bundle.manifest.summary.get(KEY)
-    if table is None:
-        return None
-    if not isinstance(table, Mapping):
-        raise ArtifactError(f"{bundle.root}: coverage is {table!r}; expected a table; run dmedge export again")
-    try:
-        return load_config(Coverage, table, where=f"{bundle.root}: {KEY}")
-    except ConfigError as error:
-        raise ArtifactError(f"{error}; run dmedge export again") from error
+    planned = {
+        name for name, scheme in bundle.manifest.precision.items() if scheme not in FLOAT and not name.endswith(POINT)
+    }
+    found: set[str] = set()
+    if planned:
+        checkpoint = _checkpoint(bundle)
+        if checkpoint is None:
+            return None
+        integers = _integers(checkpoint)
+        programs = [bundle.file(name).read_bytes() for name in sorted(_program_files(bundle))]
+        planned -= {name for name in planned if name in integers and integers[name].nbytes < LEAST_BYTES}
+        found = {name for name in planned if name in integers and _is_in(integers[name], programs)}
+    summary = bundle.manifest.summary
+    return Coverage(
+        modules_planned=len(planned),
+        modules_carried_out=len(found),
+        missing=tuple(sorted(planned - found)),
+        parameter_share_int8=_share(summary.get("parameter_share_int8")),
+        mac_share_int8=_share(summary.get("mac_share_int8")),
+        lowering=lowering if isinstance(lowering := summary.get("lowering"), Mapping) else None,
+    )
 
 
-def saved_share(bundle: Artifact, fp32_bundle: Artifact, coverage: Coverage) -> float:
-    """Share of the bytes that int8 weights should save which the program files really save; 1 if none should.
-
-    May exceed 1, where a weight stands in several files.
-    """
-    expected = coverage.parameters_int8 * (FLOAT_BYTES - INT8_BYTES)
-    saved = program_bytes(fp32_bundle) - program_bytes(bundle)
-    return saved / expected if expected else 1.0
+def _checkpoint(bundle: Artifact) -> Artifact | None:
+    parents = [ancestor for ancestor in trace_lineage(bundle, (RUNS,)) if ancestor.depth == 1]
+    for parent in parents:
+        if parent.root is not None and parent.manifest is not None and parent.manifest.kind == "checkpoint":
+            return load_artifact(parent.root, kind="checkpoint")
+    return None
 
 
-def judge_coverage(bundle: Artifact, fp32_bundle: Artifact | None, coverage: Coverage) -> float:
-    """Share of the plan that was carried out: the recorded one, or what the files save if that is clearly less."""
-    if fp32_bundle is None:
-        return coverage.share_carried_out
-    saved = saved_share(bundle, fp32_bundle, coverage)
-    return coverage.share_carried_out if saved >= HEAVY else min(coverage.share_carried_out, max(saved, 0.0))
+def _integers(checkpoint: Artifact) -> dict[str, np.ndarray[Any, Any]]:
+    """Module -> its int8 weight."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(checkpoint.file(WEIGHTS))
+    return {
+        name.removesuffix(".weight"): tensor
+        for name, tensor in tensors.items()
+        if name.endswith(".weight") and tensor.dtype == np.int8
+    }
+
+
+def _program_files(bundle: Artifact) -> set[str]:
+    return {program.file for program in bundle.manifest.programs}
+
+
+def _is_in(weight: np.ndarray[Any, Any], programs: list[bytes]) -> bool:
+    layouts = [weight] if weight.ndim < 2 else [weight, np.moveaxis(weight, 0, -1), np.moveaxis(weight, 1, -1)]
+    wanted = [np.ascontiguousarray(layout).tobytes() for layout in layouts]
+    return any(content in program for content in wanted for program in programs)
+
+
+def _share(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None

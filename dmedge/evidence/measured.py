@@ -14,7 +14,7 @@ from dmedge.evidence.accuracy import DIRECTIONS
 from dmedge.evidence.agreement import Agreement
 from dmedge.evidence.comparison import JUDGED_K, Comparison
 from dmedge.evidence.config import VerifyConfig
-from dmedge.evidence.coverage import Coverage, judge_coverage
+from dmedge.evidence.coverage import Coverage
 from dmedge.evidence.leakage import data_digest
 from dmedge.evidence.parity import ParityReport
 from dmedge.evidence.verdict import Budget, BudgetLine, judge, judge_exact, judge_retention, overall
@@ -62,7 +62,7 @@ def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
         lines.append(judge_exact("parity_error_ratio", limit, min(measured.parity.error_ratio, UNBOUNDED)))
     if (limit := budget.plan_carried_out) is not None:
         coverage = measured.coverage
-        share = judge_coverage(measured.bundle, measured.fp32_bundle, coverage) if coverage else None
+        share = coverage.share_carried_out if coverage else None
         lines.append(judge("plan_carried_out", limit, share, share, share))
     if (limit := budget.recall_at_10) is not None:
         found = kept.artifact

@@ -58,33 +58,34 @@ def text_to_image_ranks(texts: Floats, images: Floats, match: Ints) -> Ints:
     return ranks
 
 
-def image_to_text_ranks(images: Floats, texts: Floats, match: Ints) -> tuple[Ints, Ints]:
-    """Rank of the best matching text of every image that has one, among all `texts`.
+def ranks_both_ways(texts: Floats, images: Floats, match: Ints) -> tuple[Ints, Ints, Ints]:
+    """Ranks of one gallery of texts and one of images, from a single pass over their scores.
 
-    A second text of the same image is neither ahead nor behind: it does not count.
+    A second text of the same image is neither ahead nor behind its best one: it does not count.
 
     Args:
-        images: [N, D] unit-norm embeddings.
-        texts: [T, D] unit-norm embeddings, the gallery: the texts of one language.
+        texts: [T, D] unit-norm embeddings, the gallery of the images: the texts of one language.
+        images: [N, D] unit-norm embeddings, the gallery of the texts.
         match: [T] row of the image that each text belongs to.
 
     Returns:
-        [Q] rows of the images that have a text, ascending; [Q] ranks, 1 (best) to T.
+        [T] rank of the image of every text, 1 to N; [Q] rows of the images that have a text,
+        ascending; [Q] rank of the best text of each of them, 1 to T.
     """
-    queries, position = np.unique(match, return_inverse=True)
-    order = np.argsort(position, kind="stable")  # texts, grouped by their image
-    starts = np.searchsorted(position[order], np.arange(len(queries) + 1))
-    ranks = np.empty(len(queries), np.int64)
-    for rows in blocks(len(queries), len(texts)):
-        scores = images[queries[rows]] @ texts.T  # [b, T]
-        mine = order[starts[rows.start] : starts[rows.stop]]
-        owner = position[mine] - rows.start
-        own = scores[owner, mine]
-        best = np.maximum.reduceat(own, starts[rows] - starts[rows.start])  # NaN wins, and then ranks last
-        ahead_of_mine = ~(own < best[owner] - TIE)
-        relevant = np.bincount(owner, weights=ahead_of_mine, minlength=len(scores)).astype(np.int64)
-        ranks[rows] = len(texts) - _below(scores, best) - relevant + 1
-    return queries, ranks
+    queries, owner = np.unique(match, return_inverse=True)
+    best = np.full(len(queries), -np.inf, np.float32)
+    with np.errstate(invalid="ignore"):
+        np.maximum.at(best, owner, np.einsum("td,td->t", texts, images[match]))  # NaN wins, and then ranks last
+    text_ranks = np.empty(len(texts), np.int64)
+    ahead = np.zeros(len(queries), np.int64)  # of the best text of each image
+    for rows in blocks(len(texts), len(images)):
+        scores = texts[rows] @ images.T  # [b, N]
+        own = scores[np.arange(len(scores)), match[rows]]
+        text_ranks[rows] = len(images) - _below(scores, own)
+        below = scores[:, queries] < best - TIE
+        ahead += len(scores) - below.view(np.uint8).sum(axis=0, dtype=np.int64)
+        ahead -= np.bincount(owner[rows][~(own < best[owner[rows]] - TIE)], minlength=len(queries))
+    return text_ranks, queries, ahead + 1
 
 
 def top_k(texts: Floats, images: Floats, k: int) -> Ints:

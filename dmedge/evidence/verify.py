@@ -8,12 +8,12 @@ from pathlib import Path
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
-from dmedge.evidence.accuracy import Embeddings, embed, rank
-from dmedge.evidence.agreement import agreement
+from dmedge.evidence.accuracy import Measurement, measure
+from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.baseline import check_baseline
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.config import VerifyConfig
-from dmedge.evidence.coverage import read_coverage
+from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.leakage import check_calibration, find_calibration
 from dmedge.evidence.measured import (
     RANKS,
@@ -42,7 +42,7 @@ def verify_bundle(
     config: VerifyConfig,
     budget: Budget,
     fp32_bundle: Artifact | None = None,
-    baseline_embeddings: Embeddings | None = None,
+    measured_baseline: Measurement | None = None,
 ) -> Artifact:
     """Measure `bundle`, judge it by `budget`, and write the evidence; the bundle is only read.
 
@@ -50,7 +50,7 @@ def verify_bundle(
         data: what `config` names.
         fp32_bundle: the baseline exported for the same target, which sizes are compared with; without
             it the size stays unjudged.
-        baseline_embeddings: of `data`, where they are known from before.
+        measured_baseline: from `measure_baseline` with the same `data`, where it is known from before.
 
     Raises:
         ArtifactError: `out` exists, `bundle` is no bundle, or `baseline` is quantized or no ancestor of it.
@@ -61,7 +61,7 @@ def verify_bundle(
         raise ArtifactError(f"{bundle.root}: found a {bundle.manifest.kind}; expected a bundle; run dmedge export")
     check_baseline(bundle, baseline)
     with new_artifact(out) as draft:
-        measured = _measure(bundle, baseline, data, config, fp32_bundle, baseline_embeddings)
+        measured = _measure(bundle, baseline, data, config, fp32_bundle, measured_baseline)
         lines = judge_all(measured, budget)
         report = report_json(measured, lines, config)
         digest = report["data"]["sha256"]
@@ -85,7 +85,7 @@ def _measure(
     data: EvalSet,
     config: VerifyConfig,
     fp32_bundle: Artifact | None,
-    baseline_embeddings: Embeddings | None,
+    measured_baseline: Measurement | None,
 ) -> Measured:
     calibration = find_calibration(bundle)
     with Encoder(bundle, threads=config.threads, workers=config.workers) as encoder:
@@ -93,25 +93,26 @@ def _measure(
             check_calibration(calibration, data, encoder.preprocess)
         parity = check_parity(encoder.session, bundle)
         logger.info("verifying %s on %d texts and %d images", bundle.root, len(data.texts), len(data.images))
-        mine = embed(encoder, data)
+        mine = measure(encoder, data, draw_sample(data))
         facts = encoder.facts()[0]
-    theirs = baseline_embeddings or embed_baseline(baseline, data, config.threads)
-    comparison = Comparison(rank(mine, data), rank(theirs, data), config.resamples, config.confidence, config.seed)
+    theirs = measured_baseline or measure_baseline(baseline, data, config.threads)
+    comparison = Comparison(mine.report, theirs.report, config.resamples, config.confidence, config.seed)
     return Measured(
         bundle=bundle,
         baseline=baseline,
         fp32_bundle=fp32_bundle,
         data=data,
         comparison=comparison,
-        agreement=agreement(mine, theirs, data),
+        agreement=agreement(mine, theirs),
         parity=parity,
-        coverage=read_coverage(bundle),
+        coverage=measure_coverage(bundle),
         is_calibration_known=calibration is not None,
         facts=facts,
     )
 
 
-def embed_baseline(baseline: Artifact, data: EvalSet, threads: int) -> Embeddings:
-    """Embeddings of the evaluation set by the float checkpoint, in torch."""
+def measure_baseline(baseline: Artifact, data: EvalSet, threads: int) -> Measurement:
+    """Evaluate the float checkpoint, in torch."""
+    logger.info("measuring the baseline %s", baseline.root)
     with Encoder(baseline, threads=threads) as encoder:
-        return embed(encoder, data)
+        return measure(encoder, data, draw_sample(data))

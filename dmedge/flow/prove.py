@@ -12,7 +12,7 @@ from dmedge.artifact import Artifact, find_artifacts, load_artifact
 from dmedge.data.evalset import EvalSet, EvalSplit
 from dmedge.environment import tool_versions
 from dmedge.errors import ArtifactError
-from dmedge.evidence.accuracy import Embeddings
+from dmedge.evidence.accuracy import Measurement
 from dmedge.evidence.baseline import check_baseline, find_baseline
 from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.verdict import Budget
@@ -44,8 +44,8 @@ def verify(
 
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
-    check_baseline(bundle, baseline)  # before the work of embedding
-    data, embeddings = _baseline_side(baseline.root.resolve(), baseline.digest, config)
+    check_baseline(bundle, baseline)  # before any work
+    data, measured = _baseline_side(baseline.root.resolve(), baseline.digest, config)
     return verify_bundle(
         bundle,
         baseline,
@@ -54,7 +54,7 @@ def verify(
         config=config,
         budget=budget or Budget(),
         fp32_bundle=fp32_twin(baseline, bundle, out.parent / CACHE),
-        baseline_embeddings=embeddings,
+        measured_baseline=measured,
     )
 
 
@@ -125,9 +125,9 @@ def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:
 
 
 @lru_cache(maxsize=1)
-def _baseline_side(root: Path, digest: str, config: VerifyConfig) -> tuple[EvalSet, Embeddings]:
-    """The data and the baseline's embeddings of it, remembered for the next bundle of the same checkpoint."""
-    from dmedge.evidence.verify import embed_baseline
+def _baseline_side(root: Path, digest: str, config: VerifyConfig) -> tuple[EvalSet, Measurement]:
+    """The data and how the baseline does on it, remembered for the next bundle of the same checkpoint."""
+    from dmedge.evidence.verify import measure_baseline
 
     data = open_evalset(
         config.data,
@@ -138,7 +138,7 @@ def _baseline_side(root: Path, digest: str, config: VerifyConfig) -> tuple[EvalS
     )
     baseline = load_artifact(root, kind="checkpoint")
     assert baseline.digest == digest
-    return data, embed_baseline(baseline, data, config.threads)
+    return data, measure_baseline(baseline, data, config.threads)
 
 
 def _check_free(out: Path) -> None:

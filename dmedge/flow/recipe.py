@@ -118,14 +118,15 @@ def build_recipe(table: Mapping[str, Any], *, where: str, default_name: str = "r
     Raises:
         ConfigError: a key or value does not fit, or the stages are in no possible order.
     """
-    tables = _stage_tables(table, where)
     for key in table:
         if key not in KEYS:
             known = dict.fromkeys([*KEYS, *(name for names in _called(table) for name in names)])
             raise ConfigError(f"{where}: unknown key {key!r}{near_match(key, list(known))}")
     stages: list[Stage] = []
-    for number, entry in enumerate(tables):
-        stages.append(_build_stage(entry, stages, f"{where}: stage {number}"))
+    for number, (entry, name) in enumerate(_named_stages(table)):
+        stages.append(_build_stage(entry, name, stages, f"{where}: stage {number}"))
+    if not stages:
+        raise ConfigError(f"{where}: holds no stage; expected [[stage]] tables, the first with kind = 'train'")
     name, description = table.get("name", default_name), table.get("description", "")
     if not (isinstance(name, str) and name and isinstance(description, str)):
         raise ConfigError(f"{where}: found name {name!r} and description {description!r}; expected text")
@@ -133,50 +134,46 @@ def build_recipe(table: Mapping[str, Any], *, where: str, default_name: str = "r
     return Recipe(name, tuple(stages), budget, description)
 
 
-def _stage_tables(table: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
-    tables = table.get("stage")
-    if not isinstance(tables, list) or not tables or not all(isinstance(entry, Mapping) for entry in tables):
-        raise ConfigError(f"{where}: holds no stage; expected [[stage]] tables, the first with kind = 'train'")
-    return tables
-
-
-def _build_stage(entry: Mapping[str, Any], above: Sequence[Stage], where: str) -> Stage:
+def _build_stage(entry: Mapping[str, Any], name: object, above: Sequence[Stage], where: str) -> Stage:
     """One stage, checked against those above it."""
     kind = next((known for known in CONFIGS if known == entry.get("kind")), None)
     if kind is None:
         raise ConfigError(f"{where}: kind is {entry.get('kind')!r}{near_match(str(entry.get('kind')), list(CONFIGS))}")
+    where = f"{where} ({kind})"
     if kind in _NEEDS and not any(stage.kind == _NEEDS[kind][0] for stage in above):
         maker, what = _NEEDS[kind]
-        raise ConfigError(f"{where} ({kind}): nothing above it makes {what}; put a {maker} stage before it")
+        raise ConfigError(f"{where}: nothing above it makes {what}; put a stage of kind {maker!r} before it")
     settings = {key: value for key, value in entry.items() if key not in ("kind", "name")}
-    config = load_config(CONFIGS[kind](), settings, where=f"{where} ({kind})")
-    name = entry.get("name", _default_name(kind, config, above))
-    if not (isinstance(name, str) and name == Path(name).name and not name.startswith(".")):
-        raise ConfigError(f"{where} ({kind}): name is {name!r}; expected a plain directory name")
+    config = load_config(CONFIGS[kind](), settings, where=where)
+    if not (isinstance(name, str) and name and name == Path(name).name and not name.startswith(".")):
+        raise ConfigError(f"{where}: name is {name!r}; expected a plain directory name")
     if any(stage.name == name for stage in above):
-        raise ConfigError(f"{where} ({kind}): {name!r} is taken by a stage above it; give it a name of its own")
+        raise ConfigError(f"{where}: {name!r} is taken by a stage above it; give it a name of its own")
     return Stage(kind, name, config)
 
 
-def _default_name(kind: StageKind, config: Any, above: Sequence[Stage]) -> str:
-    if kind == "train":
-        return "baseline"
-    if kind == "compress":
-        return "int8"
-    if kind == "export":
-        return str(config.target)
-    bundles = [stage.name for stage in above if stage.kind == "export"]
-    return f"{bundles[-1]}-{kind}"
-
-
-def _called(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """What each stage may be called in an override: its name, its target, its kind."""
+def _named_stages(table: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], object]]:
+    """Each stage table with its name; those without one are called after what they make."""
     stages = table.get("stage")
-    tables = [entry for entry in stages if isinstance(entry, Mapping)] if isinstance(stages, list) else []
-    return [tuple(str(entry[key]) for key in ("name", "target", "kind") if key in entry) for entry in tables]
+    if not isinstance(stages, list) or not all(isinstance(entry, Mapping) for entry in stages):
+        return []
+    named: list[tuple[Mapping[str, Any], object]] = []
+    bundle: object = "bundle"
+    for entry in stages:
+        kind = entry.get("kind")
+        made = {"train": "baseline", "compress": "int8", "export": entry.get("target")}
+        name = entry.get("name", made.get(str(kind), f"{bundle}-{kind}"))
+        bundle = name if kind == "export" else bundle
+        named.append((entry, name))
+    return named
 
 
-def _by_number(override: str, called: Sequence[tuple[str, ...]]) -> str:
+def _called(table: Mapping[str, Any]) -> list[set[str]]:
+    """What each stage may be called in an override: its name, its target, its kind."""
+    return [{str(name), str(entry.get("target", name)), str(entry.get("kind"))} for entry, name in _named_stages(table)]
+
+
+def _by_number(override: str, called: Sequence[set[str]]) -> str:
     """Turn "int8.seed=1" into "stage.1.seed=1" where one stage is called so."""
     head, dot, rest = override.partition(".")
     found = [number for number, names in enumerate(called) if head in names]

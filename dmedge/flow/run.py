@@ -78,7 +78,6 @@ def run_recipe(recipe: Recipe, out: Path) -> tuple[Outcome, ...]:
     return tuple(outcomes)
 
 
-
 def _with(sources: Sources, outcome: Outcome) -> Sources:
     """What the stage after `outcome` may read."""
     made = outcome.artifact

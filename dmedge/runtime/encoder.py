@@ -17,7 +17,7 @@ from dmedge.data.tokenizer import Tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError, DataError
 from dmedge.runtime.patience import patient_progress
-from dmedge.runtime.session import Session, SessionFacts, find_program, open_session
+from dmedge.runtime.session import Session, SessionFacts, find_program, open_session, runtime_of
 from dmedge.runtime.wire import Array
 
 Picture: TypeAlias = Image.Image | NDArray[np.uint8]
@@ -48,11 +48,11 @@ class Encoder:
             ArtifactError: `artifact` holds nothing to run, or lacks a file that feeding it takes.
             DmedgeError: the runtime is missing, or cannot load the programs.
         """
+        copies = 1 if runtime_of(artifact) == "torch" else workers
         self._show_progress = show_progress
         self.tokenizer = Tokenizer(artifact.file("tokenizer.model"), context_length(artifact))
         self.preprocess = Preprocess.from_json(json.loads(artifact.file("preprocessor_config.json").read_text("utf-8")))
         self.labels: tuple[str, ...] = tuple(json.loads(artifact.file("labels.json").read_text("utf-8")))
-        copies = workers if artifact.manifest.kind == "bundle" else 1
         with ExitStack() as stack:
             self._sessions = [stack.enter_context(open_session(artifact, threads=threads)) for _ in range(copies)]
             self._stack = stack.pop_all()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Artifact, Program, TensorSpec
 from dmedge.config import near_match
 from dmedge.errors import ArtifactError, DataError, DmedgeError
+from dmedge.manifest import Runtime
 from dmedge.runtime.wire import Array
 
 TIMEOUT_S = 600.0
@@ -86,19 +87,31 @@ def open_session(artifact: Artifact, *, threads: int = 1, timeout_s: float = TIM
     """
     if threads < 1:
         raise DmedgeError(f"threads is {threads}; expected 1 or more")
-    if artifact.manifest.kind == "checkpoint":
+    if runtime_of(artifact) == "torch":
         from dmedge.runtime.torch_session import TorchSession
 
         return TorchSession(artifact, threads=threads)
-    runtimes = sorted({program.runtime for program in artifact.manifest.programs})
-    if runtimes not in (["executorch"], ["onnxruntime"]):
-        raise ArtifactError(
-            f"{artifact.root}: {artifact.manifest.kind} with programs for {runtimes or 'no runtime'}; "
-            "expected a checkpoint, or a bundle for executorch or onnxruntime; run dmedge export"
-        )
     from dmedge.runtime.worker_session import WorkerSession
 
     return WorkerSession(artifact, threads=threads, timeout_s=timeout_s)
+
+
+def runtime_of(artifact: Artifact) -> Runtime:
+    """The runtime that carries the programs of a checkpoint or a bundle.
+
+    Raises:
+        ArtifactError: the artifact holds nothing to run, or programs of several runtimes.
+    """
+    if artifact.manifest.kind == "checkpoint":
+        return "torch"
+    runtimes = {program.runtime for program in artifact.manifest.programs}
+    if runtimes not in ({"executorch"}, {"onnxruntime"}):
+        found = " and ".join(sorted(runtimes)) or "no runtime"
+        raise ArtifactError(
+            f"{artifact.root}: {artifact.manifest.kind} with programs for {found}; "
+            "expected a checkpoint, or a bundle for executorch or onnxruntime; run dmedge export"
+        )
+    return runtimes.pop()
 
 
 def find_program(programs: Iterable[Program], name: str) -> Program:

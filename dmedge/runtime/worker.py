@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Worker:
 
     def __init__(self, runtime: Runtime, threads: int, root: Path, programs: Sequence[Program]) -> None:
         self._backend = _make_backend(runtime, threads)
+        _forget_messages()
         base_rss_bytes = resident_bytes()
         start = time.perf_counter()
         self._backend.load(root, programs)
@@ -58,6 +60,13 @@ def _make_backend(runtime: Runtime, threads: int) -> Backend:
     from dmedge.runtime.executorch_backend import ExecutorchBackend
 
     return ExecutorchBackend(threads)
+
+
+def _forget_messages() -> None:
+    """Drop what libraries printed while they were imported: it says nothing of the programs."""
+    with suppress(OSError):  # standard error is no file when a person runs this module
+        os.ftruncate(2, 0)
+        os.lseek(2, 0, os.SEEK_SET)
 
 
 def serve(requests: Connection, answers: Connection) -> None:

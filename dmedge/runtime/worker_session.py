@@ -22,7 +22,7 @@ from dmedge.runtime.wire import Array, pack, unpack
 
 CHUNK = 512  # items in one message
 _TAIL_BYTES = 2000
-_END_WAIT_S = 5.0
+_END_WAIT_S = 2.0
 
 
 class WorkerSession:
@@ -93,7 +93,7 @@ class WorkerSession:
     def _ask(self, method: str, arguments: tuple[object, ...], doing: str) -> Any:
         """One request and its answer, or a DmedgeError that says what became of the worker."""
         if not self._end.alive:
-            raise DmedgeError(f"{self._name}: is closed; expected an open session; open it again")
+            raise DmedgeError(f"{self._name} is closed; expected an open session; open it again")
         try:
             self._requests.send((method, arguments))
             if not self._answers.poll(self._timeout_s):
@@ -109,7 +109,7 @@ class WorkerSession:
         self._process.kill()
         self.close()
         return DmedgeError(
-            f"{self._name}: gave no answer within {self._timeout_s:g} s {doing} and was ended; "
+            f"{self._name} gave no answer within {self._timeout_s:g} s {doing} and was ended; "
             "expected an answer; use a smaller input, or a longer time limit"
         )
 
@@ -120,7 +120,7 @@ class WorkerSession:
         self.close()
         advice = _ADVICE.get(code, "the program may be damaged: run dmedge export again")
         heard = f"; it last said: {last_words}" if last_words else ""
-        return DmedgeError(f"{self._name}: {_exit_words(code)} {doing}; expected an answer; {advice}{heard}")
+        return DmedgeError(f"{self._name} {_exit_words(code)} {doing}; expected an answer; {advice}{heard}")
 
 
 _ADVICE = {

@@ -1,0 +1,63 @@
+"""One HTML page of all evidence: self-contained, no script, no request, light and dark."""
+
+import tempfile
+from html import escape
+from pathlib import Path
+
+from dmedge.errors import ArtifactError
+from dmedge.evidence.report_data import Collection, collect
+from dmedge.evidence.report_sections import (
+    budgets,
+    fidelity,
+    header,
+    headline,
+    languages,
+    latency,
+    lineage,
+    method,
+    sizes,
+)
+from dmedge.evidence.report_style import STYLE
+
+
+def write_report(place: Path, out: Path) -> Path:
+    """Write the page of all evidence in `place` to the file `out`.
+
+    Args:
+        place: one piece of evidence, or a directory that holds some at any depth.
+
+    Raises:
+        ArtifactError: `out` exists, or there is no evidence.
+    """
+    if out.exists():
+        raise ArtifactError(f"{out}: exists already; expected a new file; choose another --out or remove it")
+    page = render(collect(place))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.tmp-") as folder:
+        draft = Path(folder) / out.name
+        draft.write_text(page, encoding="utf-8")
+        return draft.rename(out)
+
+
+def render(collection: Collection) -> str:
+    """The page as text."""
+    verified = [entry for entry in collection.judged if entry.verify]
+    timed = [entry for entry in collection.judged if entry.bench]
+    sections = [
+        header(collection),
+        *(budgets(entry) for entry in sorted(collection.judged, key=lambda entry: entry.verdict != "fail")),
+        headline(collection),
+        sizes(verified),
+        *(languages(entry) for entry in verified),
+        *(latency(entry) for entry in timed),
+        *(fidelity(entry) for entry in verified),
+        lineage(collection),
+        method(collection),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(collection.title)} · dmedge evidence</title><style>{STYLE}</style></head>"
+        f"<body><main>{''.join(sections)}</main></body></html>\n"
+    )

@@ -1,0 +1,67 @@
+"""Words and numbers of the report."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from dmedge.evidence.report_data import Judged
+
+CHIPS = {"pass": "pass", "fail": "fail", "not enough data": "unsure", "not verified": "unsure"}
+
+
+def chip(verdict: str) -> str:
+    """A coloured word."""
+    return f'<span class="chip {CHIPS.get(verdict, "plain")}">{escape(verdict)}</span>'
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal."""
+    return "unknown" if share is None else f"{100 * share:.1f} %"
+
+
+def interval(estimate: Mapping[str, Any]) -> str:
+    """The ends of an interval."""
+    if estimate["low"] is None or estimate["high"] is None:
+        return "interval unknown"
+    return f"{estimate['low']:.3f} to {estimate['high']:.3f}"
+
+
+def percent_interval(estimate: Mapping[str, Any]) -> str:
+    """A share and its interval as percentages."""
+    if estimate["low"] is None or estimate["high"] is None:
+        return f"{percent(estimate['value'])} (?)"
+    return f"{percent(estimate['value'])} ({100 * estimate['low']:.1f}–{100 * estimate['high']:.1f})"
+
+
+def bytes_text(size_bytes: float) -> str:
+    """A size in decimal units."""
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes < 1e8 else f"{size_bytes / 1e6:.0f} MB"
+
+
+def lead_text(entry: Judged) -> str:
+    """What one bundle keeps and saves, in one sentence."""
+    name = f"<b>{escape(entry.name)}</b>"
+    if entry.verify is None:
+        return f"{name} was timed but not verified; a latency without its accuracy is no result."
+    verify = entry.verify
+    kept = verify["macro"]["text_to_image"]["retention"]["recall_at_10"]
+    worst = verify["languages"][verify["worst_language"]]
+    parts = [f"{name} keeps {percent_interval(kept)} of its baseline's recall@10"]
+    if verify["size"].get("ratio"):
+        parts.append(f" in {percent(verify['size']['ratio'])} of the fp32 program size")
+    parts.append(f"; {escape(worst['name'])}, its worst language, keeps {percent(worst['retention_at_10'])}")
+    if entry.bench:
+        programs = entry.bench["programs"]
+        image, text = (programs[case]["ratio"]["value"] for case in ("encode_image", "encode_text"))
+        parts.append(f". On this host (no phone) an image takes ×{image:.2f} and a text ×{text:.2f} of the fp32 time")
+    return "".join(parts) + "."
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML cells; the first column names the row."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="{"" if i else "name"}">{cell}</td>' for i, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,192 @@
+"""Every shipped recipe fits the settings that it is for, and a recipe that does not fit says why."""
+
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmedge.compress.config import CompressConfig
+from dmedge.config import RECIPES, find_recipe, read_toml, recipe_names
+from dmedge.errors import ConfigError
+from dmedge.evidence.config import BenchConfig, VerifyConfig
+from dmedge.evidence.verdict import Budget
+from dmedge.export.config import ExportConfig
+from dmedge.export.targets import TARGETS
+from dmedge.flow.recipe import CONFIGS, build_recipe, load_recipe
+from dmedge.training.config import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+KINDS: dict[str, type[Any]] = {
+    "train": TrainConfig,
+    "compress": CompressConfig,
+    "export": ExportConfig,
+    "verify": VerifyConfig,
+    "bench": BenchConfig,
+}
+TRAIN: dict[str, Any] = {"kind": "train"}
+INT8: dict[str, Any] = {"kind": "compress", "int8": True}
+ANDROID: dict[str, Any] = {"kind": "export", "target": "android"}
+
+
+def build(*stages: dict[str, Any], **keys: Any) -> Any:
+    return build_recipe({"stage": list(stages), **keys}, where="my.toml")
+
+
+def test_the_recipes_that_the_commands_need_are_there() -> None:
+    assert {"emoji", "emoji-quick"} <= set(recipe_names())
+    assert {path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.toml")} == {
+        f"{name}.toml" for name in recipe_names()
+    }
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_fits_the_settings_of_its_stages(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert [type(stage.config) for stage in recipe.stages] == [KINDS[stage.kind] for stage in recipe.stages]
+    written = read_toml(find_recipe(name))["stage"]
+    for entry, stage in zip(written, recipe.stages, strict=True):
+        for key in entry.keys() - {"kind", "name", "model"}:
+            assert getattr(stage.config, key) == entry[key]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_judges_and_times_each_bundle(name: str) -> None:
+    kinds = [stage.kind for stage in load_recipe(name).stages]
+    assert kinds[:2] == ["train", "compress"]
+    assert kinds[2:] == ["export", "verify", "bench"] * len(TARGETS)
+
+
+def test_the_quick_recipe_writes_where_the_demo_promises() -> None:
+    names = [stage.name for stage in load_recipe("emoji-quick").stages if stage.kind not in ("verify", "bench")]
+    assert names == ["baseline", "int8", "android", "linux-x86_64"]
+    assert load_recipe("emoji-quick").budget == Budget()
+
+
+def test_the_table_of_kinds_is_complete() -> None:
+    assert {kind: config() for kind, config in CONFIGS.items()} == KINDS
+
+
+# Settings
+
+
+def test_a_stage_gets_its_own_settings_and_the_defaults_for_the_rest() -> None:
+    recipe = build({**TRAIN, "steps": 7, "model": {"text": "bag"}}, INT8, ANDROID)
+    train = recipe.stages[0].config
+    assert (train.steps, train.model.text, train.batch_size) == (7, "bag", TrainConfig().batch_size)
+    assert recipe.stages[2].config == ExportConfig(target="android")
+
+
+def test_names_follow_from_the_kind_and_may_be_given() -> None:
+    verify, bench = {"kind": "verify"}, {"kind": "bench"}
+    recipe = build(TRAIN, {**INT8, "name": "small"}, ANDROID, verify, bench)
+    assert [stage.name for stage in recipe.stages] == [
+        "baseline",
+        "small",
+        "android",
+        "android-verify",
+        "android-bench",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stages", "keys", "message"),
+    [
+        ([], {}, "my.toml: holds no stage; expected \\[\\[stage\\]\\] tables"),
+        ([TRAIN], {"budgets": {}}, "unknown key 'budgets'; did you mean 'budget'"),
+        ([{"kind": "trian"}], {}, "stage 0: kind is 'trian'; did you mean 'train'"),
+        ([{}], {}, "stage 0: kind is None; expected one of"),
+        ([{**TRAIN, "stpes": 1}], {}, r"stage 0 \(train\): unknown key 'stpes'; did you mean 'steps'"),
+        ([{**TRAIN, "model": {"txt": "bag"}}], {}, r"stage 0 \(train\).model: unknown key 'txt'; did you mean 'text'"),
+        ([{**TRAIN, "steps": "many"}], {}, "steps: found 'many'; expected int"),
+        ([TRAIN, {"kind": "compress"}], {}, r"stage 1 \(compress\): int8 is false"),
+        ([TRAIN, {"kind": "export"}], {}, r"stage 1 \(export\): missing key 'target'"),
+        ([TRAIN, {**ANDROID, "target": "andriod"}], {}, "no target 'andriod'; did you mean 'android'"),
+        (
+            [INT8],
+            {},
+            r"stage 0 \(compress\): nothing above it makes a checkpoint; put a stage of kind 'train' before it",
+        ),
+        (
+            [TRAIN, {"kind": "verify"}],
+            {},
+            r"\(verify\): nothing above it makes a bundle; put a stage of kind 'export' before it",
+        ),
+        ([TRAIN, ANDROID, ANDROID], {}, "'android' is taken by a stage above it"),
+        ([{**TRAIN, "name": "../up"}], {}, "name is '../up'; expected a plain directory name"),
+        ([{**TRAIN, "name": ""}], {}, "name is ''; expected a plain directory name"),
+        ([TRAIN], {"name": 3}, "found name 3"),
+        ([TRAIN], {"budget": {"latency_ration": 1.0}}, "budget: unknown key 'latency_ration'; did you mean"),
+        ([TRAIN], {"budget": {"latency_ratio": -1.0}}, "latency_ratio is -1.0"),
+    ],
+)
+def test_what_does_not_fit_is_named(stages: list[dict[str, Any]], keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(*stages, **keys)
+
+
+def test_stage_that_is_no_array_of_tables() -> None:
+    with pytest.raises(ConfigError, match="holds no stage"):
+        build_recipe({"stage": {"kind": "train"}}, where="my.toml")
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    "override", ["stage.0.steps=5", "baseline.steps=5", "train.steps=5"], ids=["number", "name", "kind"]
+)
+def test_an_override_reaches_its_stage(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text('[[stage]]\nkind = "train"\nname = "baseline"\n[[stage]]\nkind = "compress"\nint8 = true\n')
+    recipe = load_recipe(path, [override, "compress.seed=3", "budget.latency_ratio=1", "name=mine"])
+    assert recipe.stages[0].config.steps == 5
+    assert recipe.stages[1].config.seed == 3
+    assert recipe.budget.latency_ratio == 1.0
+    assert recipe.name == "mine"
+
+
+def test_an_override_of_a_kind_that_stands_twice_asks_which() -> None:
+    with pytest.raises(ConfigError, match=r"'verify' may be any of stage.3, stage.6; expected one"):
+        load_recipe("emoji-quick", ["verify.threads=2"])
+    stages = load_recipe("emoji-quick", ["android-verify.threads=2"]).stages
+    assert [stage.config.threads for stage in stages if stage.kind == "verify"] == [2, 1]
+
+
+def test_an_override_of_nothing_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'trian'; did you mean 'train'"):
+        load_recipe("emoji-quick", ["trian.steps=5"])
+
+
+def test_recipe_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="no recipe 'emojis'; did you mean 'emoji'"):
+        load_recipe("emojis")
+    with pytest.raises(ConfigError, match=r"mine.toml: no such recipe file"):
+        load_recipe("mine.toml")
+
+
+# The document
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "budget", "model"])
+def test_docs_name_every_setting_with_its_default(kind: str) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    config = {**KINDS, "budget": Budget, "model": type(TrainConfig().model)}[kind]
+    section = re.split(r"^### ", page.partition(f"\n### {kind}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) \| [^|]+ \|$", section, flags=re.MULTILINE)
+    assert dict(rows) == {field.name: shown_default(field) for field in fields(config)}
+
+
+def shown_default(field: Any) -> str:
+    """How the document writes a default."""
+    default = field.default
+    if default is MISSING:
+        return "required" if field.default_factory is MISSING else "below"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, str):
+        return f'`"{default}"`'
+    return "none" if default is None else "`[]`" if default == () else f"`{default}`"
