@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.export.executorch import check_integers as check_pte
 from dmedge.export.onnx import check_integers as check_onnx
 from dmedge.export.onnx_ops import onnx_model
+from dmedge.export.programs import Lowering
 from dmedge.export.readme import SNIPPETS
 from dmedge.export.support import OPERATIONS, SUPPORT, check_support
 from dmedge.export.targets import TARGETS, find_target
@@ -260,6 +262,7 @@ def test_the_readme_speaks_of_its_target(bundle: Artifact) -> None:
     assert ("```kotlin" in text) == (bundle.manifest.target == "android")
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_programs(
     int8_checkpoint: Artifact, onnx_int8_bundle: Artifact, tmp_path: Path
 ) -> None:
@@ -269,8 +272,13 @@ def test_the_same_checkpoint_gives_the_same_programs(
 
 
 def test_a_program_that_differs_is_no_bundle(
-    tiny_checkpoint: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Artifact, onnx_bundle: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def copy_programs(model: object, programs: object, root: Path) -> Lowering:
+        shutil.copytree(onnx_bundle.root / "programs", root / "programs")
+        return Lowering(delegated={}, facts={})
+
+    monkeypatch.setitem(bundle_module.EXPORTERS, "onnxruntime", copy_programs)
     monkeypatch.setattr(bundle_module, "FLOAT_TOLERANCE", 1e-12)
     with pytest.raises(ExportError, match="differs from torch by .* expected at most 1e-12; nothing was written"):
         export_bundle(tiny_checkpoint, ExportConfig(target="linux-x86_64"), tmp_path / "out")
@@ -281,7 +289,7 @@ def test_a_full_disk_leaves_nothing(tiny_checkpoint: Artifact, tmp_path: Path, m
     def fill(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setitem(bundle_module.EXPORTERS, "onnxruntime", fill)  # type: ignore[arg-type]
+    monkeypatch.setitem(bundle_module.EXPORTERS, "onnxruntime", fill)
     with pytest.raises(ArtifactError, match="the disk is full; nothing was written"):
         export_bundle(tiny_checkpoint, ExportConfig(target="linux-x86_64"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -363,10 +371,22 @@ def test_the_command_needs_a_known_target() -> None:
     assert "did you mean 'linux-x86_64'" in result.stderr
 
 
-def test_the_command_writes_beside_its_input(tiny_checkpoint: Artifact) -> None:
-    result = CliRunner().invoke(cli, ["export", str(tiny_checkpoint.root), "--target", "linux-x86_64", "--json"])
+@pytest.mark.parametrize("out", [None, "chosen"], ids=["default", "out"])
+def test_the_command_names_a_bundle_for_each_target(
+    out: str | None, tiny_checkpoint: Artifact, onnx_bundle: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Path]] = []
+
+    def pretend(parent: Artifact, config: ExportConfig, place: Path) -> Artifact:
+        asked.append((config.target, place))
+        return onnx_bundle
+
+    monkeypatch.setattr(bundle_module, "export_bundle", pretend)
+    options = [part for target in TARGETS for part in ("--target", target)] + (
+        ["--out", str(tmp_path / out)] if out else []
+    )
+    result = CliRunner().invoke(cli, ["export", str(tiny_checkpoint.root), *options, "--json"])
     assert result.exit_code == 0, result.output
-    (found,) = json.loads(result.stdout)
-    assert found["path"] == str(tiny_checkpoint.sibling("linux-x86_64"))
-    assert found["program_bytes"] > 0 and found["precision"] == "float32"
-    assert "Warning" not in result.stderr
+    assert asked == [(name, tmp_path / out / name if out else tiny_checkpoint.sibling(name)) for name in TARGETS]
+    found = json.loads(result.stdout)[0]
+    assert found["program_bytes"] == program_bytes(onnx_bundle) and found["precision"] == "float32"

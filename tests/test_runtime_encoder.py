@@ -80,6 +80,8 @@ def test_workers_share_the_work_and_keep_the_order(
     with Encoder(onnx_bundle, workers=2) as encoder:
         assert_close(encoder.texts(texts), baseline.texts(texts))
         assert len(encoder.facts()) == 2
+    with pytest.raises(DmedgeError, match="workers is 0; expected 1 or more"):
+        Encoder(onnx_bundle, workers=0)
 
 
 def test_array_of_the_right_size_is_what_preprocessing_would_give(baseline: Encoder, pictures: list[Any]) -> None:

@@ -1,6 +1,9 @@
 """Search finds what the embeddings say, remembers the gallery, and draws what it found."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -184,6 +187,26 @@ def test_newest_bundle_is_the_default(onnx_bundle: Artifact, pictures: Path, mon
     done = run("red", "--images", pictures)
     assert done.exit_code == 0, done.output
     assert "using runs/checkpoint-linux-x86_64 (newest bundle)" in done.stderr
+
+
+def test_search_needs_no_torch(onnx_bundle: Artifact, pictures: Path, home: Path) -> None:
+    (home / "blocked").mkdir()
+    (home / "blocked/torch.py").write_text("raise ImportError('this is a core install')")
+    command = [
+        sys.executable,
+        "-m",
+        "dmedge.cli.main",
+        "search",
+        str(onnx_bundle.root),
+        "red",
+        "--images",
+        str(pictures),
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(home / "blocked")}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "among 3 pictures" in done.stdout
 
 
 def drawn(query: str, name: str = "red apple") -> Image.Image:

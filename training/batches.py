@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import sentencepiece
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,7 +14,7 @@ from dmedge.training.data import Batch, TrainingData, draw_batch
 from dmedge.training.objective import TextChunk
 
 CHUNKS = 6  # texts of one batch are padded in this many groups of similar length
-SAMPLING_ALPHA = 0.2  # of the subword lattice; smaller is more random
+SPLIT_SHARE = 0.3  # of the tokens of a text whose subwords are disturbed
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +30,6 @@ class Batcher:
         """Draw the batch of `step` and the generators that its augmentation uses."""
         rng = np.random.default_rng([self.config.seed, step])
         batch = draw_batch(self.data, rng, self.config.batch_size, self.config.texts_per_image, self.config.name_share)
-        sentencepiece.set_random_generator_seed(int(rng.integers(2**31)))
         return batch, rng, torch.Generator().manual_seed(int(rng.integers(2**31)))
 
     def images(self, batch: Batch, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -57,7 +55,8 @@ class Batcher:
         text = self.data.texts[row]
         if is_noisy:
             text = noisy_text(text, rng)
-        return self.tokenizer.encode(text, sampling_alpha=SAMPLING_ALPHA if is_sampled else None)
+        ids = self.tokenizer.encode(text)
+        return split_tokens(ids, self.tokenizer, rng) if is_sampled else ids
 
     def text_chunks(self, batch: Batch, rng: np.random.Generator) -> list[TextChunk]:
         """Padded texts in groups of similar length."""
@@ -68,6 +67,26 @@ class Batcher:
             for part in np.array_split(order, CHUNKS)
             if len(part)
         ]
+
+
+def split_tokens(ids: list[int], tokenizer: Tokenizer, rng: np.random.Generator) -> list[int]:
+    """Split some tokens into two, where the vocabulary holds both halves.
+
+    SentencePiece can sample a segmentation itself, but not the same one in two processes,
+    which a resumed run needs.
+
+    Source: after Provilkov et al. 2020, arXiv:1910.13267 (BPE-dropout).
+    """
+    split: list[int] = []
+    for token in ids:
+        piece = tokenizer.piece(token)
+        halves = [token]
+        if len(piece) > 1 and rng.random() < SPLIT_SHARE:
+            place = int(rng.integers(1, len(piece)))
+            found = [tokenizer.piece_id(part) for part in (piece[:place], piece[place:])]
+            halves = [part for part in found if part is not None] if None not in found else halves
+        split += halves
+    return split[: tokenizer.context_length]
 
 
 def pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:

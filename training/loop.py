@@ -136,7 +136,7 @@ def train_fusion(model: DualEncoder, batcher: Batcher, config: TrainConfig) -> N
 def _require_number(loss: torch.Tensor, step: int) -> None:
     if not torch.isfinite(loss):
         raise DmedgeError(
-            f"step {step}: the loss is {float(loss)}; expected a finite number; "
+            f"step {step}: the loss is {float(loss.detach())}; expected a finite number; "
             "run again with a smaller learning_rate, or with precision = 'float32'"
         )
 

@@ -8,6 +8,7 @@ import click
 
 from dmedge.artifact import Artifact
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
+from dmedge.cli.tables import text_table
 from dmedge.cli.verify import baseline_option, budget_option, budget_table, fail_on, read_budget, recipe_option
 
 
@@ -52,27 +53,24 @@ def bench(
 
 
 def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     host, runtime = report["host"]["before"], report["runtime"]
     threads = f"{runtime['threads']} thread{'s' if runtime['threads'] > 1 else ''}"
     click.echo(f"{report['label'].upper()}: {host['cpu']}, {threads}, {runtime['runtime']} {runtime['version']}")
-    table = Table("program", "p50 ms", "p90 ms", "fp32 p50 ms", "ratio", "95 % interval", "n", box=None)
+    rows = []
     for name, row in report["programs"].items():
         mine, ratio = row["artifact"], row["ratio"]
         times = [_ms(mine.get("p50_ms")), _ms(mine.get("p90_ms")), _ms(row["fp32"].get("p50_ms"))]
         note = " drifted" if row["drifted"] else "" if row["warmed_up"] else " unstable"
         interval = f"{ratio['low']:.3f} to {ratio['high']:.3f}{note}"
-        table.add_row(name, *times, f"{ratio['value']:.3f}", interval, f"{mine['n']:,}")
-    Console().print(table)
+        rows.append([name, *times, f"{ratio['value']:.3f}", interval, f"{mine['n']:,}"])
+    click.echo(text_table(["program", "p50 ms", "p90 ms", "fp32 p50 ms", "ratio", "95 % interval", "n"], rows))
     for side, start in report["start"].items():
         rss = f"{start['peak_rss_bytes'] / 1e6:.0f} MB at most, {start['base_rss_bytes'] / 1e6:.0f} MB before loading"
         first = ", ".join(f"first {program} {ms:.2f} ms" for program, ms in start["first_ms"].items())
         click.echo(f"{side}: load {start['load_ms']:.1f} ms, {first}, memory {rss}")
     _print_accuracy(report["accuracy"])
     if report["budgets"]:
-        Console().print(budget_table(report["budgets"]))
+        click.echo(budget_table(report["budgets"]))
     click.echo(evidence.root)
 
 

@@ -6,6 +6,7 @@ import click
 
 from dmedge.artifact import Artifact
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, print_json
+from dmedge.cli.tables import text_table
 
 if TYPE_CHECKING:
     from dmedge.data.evalset import EvalSplit
@@ -54,12 +55,6 @@ def evaluate(
 
 
 def _print_table(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, title_justify="left", title=f"{found['artifact']} on {found['data']}, {found['runtime']}")
-    for name in ("", "n", "gallery", "recall@1", "recall@5", "recall@10", "chance@10", "mrr"):
-        table.add_column(name, justify="left" if not name else "right")
     rows = {
         "text to image, all": found["macro"]["text_to_image"],
         "image to text, all": found["macro"]["image_to_text"],
@@ -68,8 +63,15 @@ def _print_table(found: dict[str, Any]) -> None:
     languages = {tag: row["text_to_image"] for tag, row in found["languages"].items()}
     worst = sorted(languages, key=lambda tag: languages[tag]["recall_at_10"])[:WORST]
     rows |= {f"text to image, {tag}": languages[tag] for tag in worst}
-    for name, row in rows.items():
-        recalls = [f"{row[key]:.3f}" for key in ("recall_at_1", "recall_at_5", "recall_at_10", "chance_at_10", "mrr")]
-        table.add_row(name, f"{row['n']:,}", f"{row['gallery']:,.0f}", *recalls)
-    Console().print(table)
+    keys = ("recall_at_1", "recall_at_5", "recall_at_10", "chance_at_10", "mrr")
+    click.echo(f"{found['artifact']} on {found['data']}, {found['runtime']}")
+    click.echo(
+        text_table(
+            ["", "n", "among", "recall@1", "recall@5", "recall@10", "chance@10", "mrr"],
+            [
+                [name, f"{row['n']:,}", f"{row['gallery']:,.0f}", *(f"{row[key]:.4f}" for key in keys)]
+                for name, row in rows.items()
+            ],
+        )
+    )
     click.echo(f"means over {found['n_languages']} languages; the last {len(worst)} rows are the weakest of them")

@@ -8,6 +8,7 @@ import click
 
 from dmedge.artifact import Artifact
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
+from dmedge.cli.tables import text_table
 from dmedge.errors import VerifyError
 
 if TYPE_CHECKING:
@@ -95,12 +96,10 @@ def fail_on(report: dict[str, Any]) -> None:
 
 
 def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
-    from rich.console import Console
-
     data, macro = report["data"], report["macro"]["text_to_image"]
     worst = report["worst_language"]
     row = report["languages"][worst]
-    Console().print(budget_table(report["budgets"]))
+    click.echo(budget_table(report["budgets"]))
     click.echo(
         f"text to image recall@10 {macro['artifact']['recall_at_10']:.4f}, baseline "
         f"{macro['baseline']['recall_at_10']:.4f}, chance {macro['artifact']['chance_at_10']:.4f}; "
@@ -114,19 +113,18 @@ def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
     click.echo(evidence.root)
 
 
-def budget_table(lines: list[dict[str, Any]]) -> Any:
+def budget_table(lines: list[dict[str, Any]]) -> str:
     """Budget lines for a terminal."""
-    from rich.table import Table
-
     from dmedge.evidence.verdict import AT_MOST
 
-    table = Table("budget", "limit", "value", "interval", "verdict", box=None)
+    rows = []
     for line in lines:
         sign = "<=" if line["name"] in AT_MOST else ">="
-        value, low, high = (_number(line[key]) for key in ("value", "low", "high"))
-        interval = "exact" if line["low"] == line["high"] and line["low"] is not None else f"{low} to {high}"
-        table.add_row(line["name"], f"{sign} {line['limit']:g}", value, interval, line["verdict"])
-    return table
+        low, high = _number(line["low"]), _number(line["high"])
+        is_exact = line["low"] is not None and line["low"] == line["high"]
+        interval = "exact" if is_exact else f"{low} to {high}"
+        rows.append([line["name"], f"{sign} {line['limit']:g}", _number(line["value"]), interval, line["verdict"]])
+    return text_table(["budget", "limit", "value", "interval", "verdict"], rows, left=5)
 
 
 def _number(value: float | None) -> str:

@@ -42,18 +42,19 @@ class Tokenizer:
         """Number of token ids."""
         return int(self._processor.vocab_size())
 
-    def encode(self, text: str, *, sampling_alpha: float | None = None) -> list[int]:
-        """Token ids; text that holds nothing becomes the unknown token.
+    def piece(self, token: int) -> str:
+        """The subword of a token id; a word starts with U+2581."""
+        return str(self._processor.id_to_piece(token))
 
-        Args:
-            sampling_alpha: draw one of the possible splits instead of the likeliest; smaller is more random.
-        """
+    def piece_id(self, piece: str) -> int | None:
+        """Token id of a subword, None where the vocabulary does not hold it."""
+        token = int(self._processor.piece_to_id(piece))
+        return None if token == UNKNOWN_ID else token
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; text that holds nothing becomes the unknown token."""
         text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
-        if sampling_alpha is None:
-            ids = self._processor.encode(text)
-        else:
-            ids = self._processor.encode(text, enable_sampling=True, alpha=sampling_alpha, nbest_size=-1)
-        return list(ids[: self.context_length]) or [UNKNOWN_ID]
+        return list(self._processor.encode(text)[: self.context_length]) or [UNKNOWN_ID]
 
     def batch(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Ids and mask, int32 [B, L], padded on the right to the longest text; mask is 1 on tokens."""

@@ -120,14 +120,14 @@ def interval_chart(line: Mapping[str, Any]) -> str:
 
 def language_chart(bars: Sequence[Bar], end: float) -> str:
     """One bar per language, with a tick where the baseline stands; 0 to `end`."""
-    row, left, width, right, top = 17.0, 172.0, 520.0, 118.0, 20.0
+    row, left, width, right, top = 17.0, 184.0, 520.0, 118.0, 20.0
     span = width - left - right
     height = top + row * len(bars) + 4
     parts = [_line(left + tick / end * span, top - 4, left + tick / end * span, height, "grid") for tick in ticks(end)]
     parts += [_text(left + tick / end * span, top - 8, f"{tick:g}", "tick middle") for tick in ticks(end)]
     for index, bar in enumerate(bars):
         y = top + row * index
-        name = bar.name if len(bar.name) <= 22 else f"{bar.name[:21]}…"
+        name = bar.name if len(bar.name) <= 23 else f"{bar.name[:22]}…"
         mark = left + bar.baseline / end * span
         parts.append(
             f'<g class="row"><title>{escape(bar.detail)}</title>'
@@ -143,32 +143,30 @@ def language_chart(bars: Sequence[Bar], end: float) -> str:
 
 
 def latency_chart(artifact_ms: NDArray[np.float64], fp32_ms: NDArray[np.float64]) -> str:
-    """Distributions of both sides over one axis; what lies beyond the axis is counted, not hidden."""
-    width, height, bottom, top = 520.0, 150.0, 34.0, 26.0
-    both = np.concatenate([artifact_ms.ravel(), fp32_ms.ravel()])
-    low, high = 0.9 * float(both.min()), 1.08 * float(np.quantile(both, 0.985))
-    edges = np.linspace(low, high, BINS + 1)
+    """Distributions of both sides over one logarithmic axis that holds every sample."""
+    width, height, bottom, top = 520.0, 150.0, 34.0, 30.0
+    sides = {"baseline": fp32_ms.ravel(), "artifact": artifact_ms.ravel()}
+    low = 0.9 * min(float(samples.min()) for samples in sides.values())
+    high = 1.1 * max(float(samples.max()) for samples in sides.values())
+    edges = np.geomspace(low, high, BINS + 1)
 
     def x(milliseconds: float) -> float:
-        return 8 + (milliseconds - low) / (high - low) * (width - 16)
+        return 8 + float(np.log(milliseconds / low) / np.log(high / low)) * (width - 16)
 
-    marks = [tick for tick in ticks(high) if tick >= low]
     parts = [_line(8, height - bottom, width - 8, height - bottom, "grid")]
-    parts += [_text(x(tick), height - bottom + 16, f"{tick:g}", "tick middle") for tick in marks]
-    parts.append(_text(width - 8, height - 4, "ms", "tick end"))
-    shapes = {"baseline": fp32_ms.ravel(), "artifact": artifact_ms.ravel()}
-    densities = {side: _density(samples, edges) for side, samples in shapes.items()}
+    parts += [_text(x(tick), height - bottom + 16, f"{tick:g}", "tick middle") for tick in log_ticks(low, high)]
+    parts.append(_text(width - 8, height - 4, "ms, logarithmic", "tick end"))
+    densities = {side: _density(samples, edges) for side, samples in sides.items()}
     tallest = max(float(density.max()) for density in densities.values())
-    for side, samples in shapes.items():
-        parts.append(_area(densities[side] / tallest, edges, x, height - bottom, height - bottom - top, side))
+    for side, samples in sides.items():
+        corners = [x(centre) for centre in np.sqrt(edges[:-1] * edges[1:]).tolist()]
+        parts.append(_area(densities[side] / tallest, corners, height - bottom, height - bottom - top, side))
         median = float(np.median(samples))
         parts.append(_line(x(median), top - 6, x(median), height - bottom, f"median {side}"))
+        words = "this bundle" if side == "artifact" else "fp32"
         parts.append(
-            _text(x(median) + 4, top - (10 if side == "artifact" else -4), f"p50 {median:.3f}", f"tick {side}")
+            _text(x(median) + 4, top - (14 if side == "artifact" else 0), f"{words} {median:.3g}", f"tick {side}")
         )
-    beyond = int((both > high).sum())
-    if beyond:
-        parts.append(_text(width - 8, top - 12, f"{beyond} of {both.size:,} samples lie beyond", "tick end"))
     return _svg(width, height, parts, "Distribution of latency")
 
 
@@ -214,6 +212,14 @@ def ticks(end: float) -> list[float]:
     return [round(float(value), 10) for value in np.arange(0, end + step * 1e-6, step)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between two positive numbers; powers alone if those are many."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found = [round(digit * 10.0**power, 12) for power in powers for digit in (1, 2, 5)]
+    found = [tick for tick in found if low <= tick <= high]
+    return found if len(found) <= 10 else [tick for tick in found if f"{tick:e}".startswith("1.")]
+
+
 def _depths(nodes: Sequence[Node]) -> dict[str, int]:
     known = {node.digest: node for node in nodes}
 
@@ -230,14 +236,10 @@ def _density(samples: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArra
     return smooth
 
 
-def _area(
-    density: NDArray[np.float64], edges: NDArray[np.float64], x: object, floor: float, tall: float, shade: str
-) -> str:
-    assert callable(x)
-    centres = [(a + b) / 2 for a, b in pairwise(edges.tolist())]
-    outline = [f"L{x(c):.1f} {floor - d * tall:.1f}" for c, d in zip(centres, density.tolist(), strict=True)]
-    start, end = x(float(edges[0])), x(float(edges[-1]))
-    return f'<path class="area {shade}" d="M{start:.1f} {floor:.1f}{"".join(outline)}L{end:.1f} {floor:.1f}Z"/>'
+def _area(density: NDArray[np.float64], corners: Sequence[float], floor: float, tall: float, shade: str) -> str:
+    outline = [f"L{x:.1f} {floor - share * tall:.1f}" for x, share in zip(corners, density.tolist(), strict=True)]
+    path = f"M{corners[0]:.1f} {floor:.1f}{''.join(outline)}L{corners[-1]:.1f} {floor:.1f}Z"
+    return f'<path class="area {shade}" d="{path}"/>'
 
 
 def _apart(positions: Sequence[float], least: float) -> list[float]:

@@ -15,6 +15,7 @@ from dmedge.evidence.report_sections import (
     latency,
     lineage,
     method,
+    recalls,
     sizes,
 )
 from dmedge.evidence.report_style import STYLE
@@ -49,6 +50,7 @@ def render(collection: Collection) -> str:
         headline(collection),
         sizes(verified),
         *(languages(entry) for entry in verified),
+        *(recalls(entry) for entry in verified),
         *(latency(entry) for entry in timed),
         *(fidelity(entry) for entry in verified),
         lineage(collection),

@@ -44,6 +44,12 @@ CASE_NAMES = {
     "encode_text_longest": "text, full context",
     "fuse": "fusion of both",
 }
+TAG_NAMES = {
+    "known": "known text",
+    "held_out": "held-out text",
+    "novel": "new text",
+    "unseen_emoji": "unseen emoji",
+}
 ORDER = {"fail": 0, "not enough data": 1, "pass": 2}
 
 
@@ -72,10 +78,17 @@ def budgets(entry: Judged) -> str:
         )
     broken = [line for line in lines if line["verdict"] != "pass"]
     shade = {"fail": "bad", "not enough data": "warn"}.get(broken[0]["verdict"], "") if broken else ""
-    title = f"{escape(entry.name)}: " + (
-        f"{len(broken)} of {len(lines)} budgets not kept" if broken else "budgets kept"
-    )
+    title = f"{escape(entry.name)}: {_budget_words(lines)}"
     return _section(title, table(["budget", "limit", "found", "", ""], rows), shade=shade)
+
+
+def _budget_words(lines: Sequence[Mapping[str, Any]]) -> str:
+    """How many budgets failed, are open and were kept."""
+    counts = {verdict: sum(line["verdict"] == verdict for line in lines) for verdict in ORDER}
+    words = {"fail": "failed", "not enough data": "undecided", "pass": "kept"}
+    if counts["pass"] == len(lines):
+        return f"all {len(lines)} budgets kept"
+    return ", ".join(f"{count} {words[verdict]}" for verdict, count in counts.items() if count)
 
 
 def headline(collection: Collection) -> str:
@@ -145,6 +158,30 @@ def languages(entry: Judged) -> str:
     )
 
 
+def recalls(entry: Judged) -> str:
+    """Recall both ways, by kind of text, beside the baseline."""
+    assert entry.verify is not None
+    groups = {"all texts": entry.verify["macro"]} | {
+        TAG_NAMES.get(tag, tag): row for tag, row in entry.verify["tags"].items()
+    }
+    rows = []
+    for direction in ("text_to_image", "image_to_text"):
+        for name, group in groups.items():
+            mine, theirs, kept = (group[direction][key] for key in ("artifact", "baseline", "retention"))
+            cells = [
+                f"{mine[f'recall_at_{k}']:.4f}<small>fp32 {theirs[f'recall_at_{k}']:.4f}</small>" for k in (1, 5, 10)
+            ]
+            label = f"{direction.replace('_', ' ')}<small>{escape(name)}, n {mine['n']:,}</small>"
+            among = f"{mine['gallery']:,.0f}<small>chance@10 {mine['chance_at_10']:.4f}</small>"
+            rows.append([label, among, *cells, percent_interval(kept["recall_at_10"])])
+    names = ["", "among", "recall@1", "recall@5", "recall@10", "recall@10 kept"]
+    note = (
+        "Means over languages. Held-out text names a known emoji in a language that was held out for it; new text is "
+        "what of it occurs nowhere in training as a string; unseen emoji were never trained on, as picture or text."
+    )
+    return _section(f"{escape(entry.name)}: both ways", table(names, rows), note=note)
+
+
 def latency(entry: Judged) -> str:
     """Distributions, ratios, starts and memory of one benchmark."""
     assert entry.bench is not None
@@ -171,7 +208,7 @@ def fidelity(entry: Judged) -> str:
     parity, coverage, alike = (entry.verify[key] for key in ("parity", "coverage", "agreement"))
     parts = {
         "Outputs against torch": [
-            (f"{name}, {row['n']} cases", f"{_figure(row['max_error'])} of {row['tolerance']:g} allowed")
+            (f"{name}, {row['n']} cases", f"{_figure(row['max_error'])} (limit {row['tolerance']:g})")
             for name, row in parity["programs"].items()
         ]
         + [
@@ -197,7 +234,10 @@ def lineage(collection: Collection) -> str:
     nodes = []
     for digest, (root, manifest) in collection.manifests.items():
         caption = f"{manifest.kind} · {manifest.stage} · {digest[:8]}"
-        nodes.append(Node(digest, root.name, caption, manifest.kind, tuple(manifest.parents.values())))
+        parents = [
+            parent for role, parent in manifest.parents.items() if manifest.kind != "evidence" or role == "artifact"
+        ]
+        nodes.append(Node(digest, root.name, caption, manifest.kind, tuple(parents)))
     note = "Every artifact names its parents by digest, and is checked by its own."
     return _section("Lineage", f'<div class="scroll">{lineage_chart(nodes)}</div>', note=note)
 

@@ -34,16 +34,17 @@ td.name{font-weight:600}
 .chip.plain{background:var(--line);color:var(--muted)}
 .host{display:inline-block;background:var(--warnbg);color:var(--warn);font-weight:700;border-radius:8px;
 padding:4px 12px;margin:4px 0 10px;text-transform:uppercase;letter-spacing:.04em;font-size:12.5px}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:8px 32px}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:26px 32px}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:14px}
 .cards>div{border:1px solid var(--line);border-radius:10px;padding:14px 16px}
-.big{font-size:26px;font-weight:650;letter-spacing:-.02em;line-height:1.2}
+.big{margin:0 0 4px;font-size:26px;font-weight:650;letter-spacing:-.02em;line-height:1.2}
 .big small{font-size:13px;font-weight:400;color:var(--muted);letter-spacing:0}
 dl{display:grid;grid-template-columns:auto 1fr;gap:4px 14px;margin:0;font-size:13.5px}
 dt{color:var(--muted)}dd{margin:0;text-align:right}
 .key{display:inline-flex;align-items:center;gap:6px;margin:0 16px 8px 0;font-size:13px;color:var(--muted)}
 .key i{width:12px;height:12px;border-radius:3px;display:inline-block}
 details summary{cursor:pointer;color:var(--accent);font-weight:600;font-size:14px;padding:4px 0}
+.pair+table{margin-top:22px}
 code{font:12.5px ui-monospace,SFMono-Regular,Menlo,monospace;color:var(--muted)}
 svg{width:100%;height:auto;display:block;font:11px system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
 svg text{fill:var(--ink)}svg .tick,svg .axis{fill:var(--muted)}svg .middle{text-anchor:middle}svg .end{text-anchor:end}

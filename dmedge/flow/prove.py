@@ -13,7 +13,7 @@ from dmedge.data.evalset import EvalSet, EvalSplit
 from dmedge.environment import tool_versions
 from dmedge.errors import ArtifactError
 from dmedge.evidence.accuracy import Measurement
-from dmedge.evidence.baseline import check_baseline, find_baseline
+from dmedge.evidence.baseline import check_baseline, find_baseline, is_float
 from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.evaluate import open_evalset
@@ -92,7 +92,7 @@ def bench(
 
 
 def fp32_twin(baseline: Artifact, bundle: Artifact, cache: Path) -> Artifact:
-    """The baseline exported for the target of `bundle`, made once and kept in `cache`.
+    """The baseline exported for the target of `bundle`: one that stands beside it, or made once and kept in `cache`.
 
     Raises:
         ArtifactError: the bundle names no target.
@@ -101,17 +101,25 @@ def fp32_twin(baseline: Artifact, bundle: Artifact, cache: Path) -> Artifact:
     target = bundle.manifest.target
     if target is None:
         raise ArtifactError(f"{bundle.root}: names no target; expected a bundle; run dmedge export")
-    if bundle.manifest.parents.get("parent") == baseline.digest:
-        return bundle  # it is the fp32 bundle itself
     versions = hashlib.sha256(canonical_json(tool_versions())).hexdigest()
     place = cache / f"{baseline.digest[:16]}-{target}-{versions[:8]}"
-    if place.exists():
-        return load_artifact(place, kind="bundle")
-    from dmedge.export.bundle import export_bundle
-    from dmedge.export.config import ExportConfig
+    for folder in (place, bundle.root, *find_artifacts(baseline.root.parent)):
+        if folder.is_dir() and _is_twin(folder, baseline, target):
+            return load_artifact(folder, kind="bundle")
+    from dmedge.export.bundle import ExportConfig, export_bundle
 
     logger.info("exporting the fp32 baseline for %s to compare with; it is kept in %s", target, cache)
     return export_bundle(baseline, ExportConfig(target=target), place)
+
+
+def _is_twin(folder: Path, baseline: Artifact, target: str) -> bool:
+    """Whether `folder` holds `baseline` itself, exported for `target` with the tools that are installed."""
+    try:
+        manifest = read_manifest(folder)
+    except ArtifactError:  # damaged, or no artifact
+        return False
+    is_bundle = manifest.kind == "bundle" and manifest.target == target and dict(manifest.tools) == tool_versions()
+    return is_bundle and is_float(manifest) and baseline.digest in manifest.parents.values()
 
 
 def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:

@@ -59,29 +59,30 @@ def rows_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def draw_table(rows: Sequence[Row], title: str) -> "Table":
-    """The rows for people."""
+    """The rows for people, 80 columns wide."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for column in ("artifact", "size", "known text", "novel text", "worst language", "latency", "verdict"):
-        table.add_column(column, justify="left" if column in ("artifact", "verdict") else "right")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("artifact", "size", "known\ntext", "novel\ntext", "worst\nlanguage", "latency"):
+        table.add_column(column, justify="left" if column == "artifact" else "right", no_wrap=True)
+    table.add_column("verdict")
     for row in rows:
         table.add_row(escape(row.name), *_cells(row))
     table.caption = (
-        "known and novel text: recall@1 / recall@10, text to image in an unseen style; worst language: share kept of\n"
-        "its recall@10; latency: image / text program, of the full-precision bundle for the same target"
+        "size: of the programs alone; known and novel text: recall@1/recall@10, text to image in an unseen style; "
+        "worst language: share kept of its recall@10; latency: image/text program, of the full-precision bundle"
     )
     table.caption_justify = "left"
     return table
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    recalls = [f"{found.at_1:.3f} / {found.at_10:.3f}" if found else UNKNOWN for found in (row.known, row.novel)]
+    recalls = [f"{found.at_1:.3f}/{found.at_10:.3f}" if found else UNKNOWN for found in (row.known, row.novel)]
     worst = UNKNOWN if row.worst_retention is None else f"{row.worst_language} {row.worst_retention:.1%}"
     ratios = row.latency_ratio or {}
     shown = [f"{ratios[name]:.2f}x" for name in ("encode_image", "encode_text") if name in ratios]
-    return (f"{row.program_bytes / 1e6:.2f} MB", *recalls, worst, " / ".join(shown) or UNKNOWN, row.verdict or UNKNOWN)
+    return (f"{row.program_bytes / 1e6:.1f} MB", *recalls, worst, "/".join(shown) or UNKNOWN, row.verdict or UNKNOWN)
 
 
 def _row(artifact: Artifact, verified: Sequence[Mapping[str, Any]], benched: Sequence[Mapping[str, Any]]) -> Row:

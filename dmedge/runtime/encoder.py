@@ -15,7 +15,7 @@ from PIL import Image
 from dmedge.artifact import Artifact
 from dmedge.data.tokenizer import Tokenizer
 from dmedge.data.transforms import Preprocess
-from dmedge.errors import ArtifactError, DataError
+from dmedge.errors import ArtifactError, DataError, DmedgeError
 from dmedge.runtime.patience import patient_progress
 from dmedge.runtime.session import Session, SessionFacts, find_program, open_session, runtime_of
 from dmedge.runtime.wire import Array
@@ -48,6 +48,8 @@ class Encoder:
             ArtifactError: `artifact` holds nothing to run, or lacks a file that feeding it takes.
             DmedgeError: the runtime is missing, or cannot load the programs.
         """
+        if workers < 1:
+            raise DmedgeError(f"workers is {workers}; expected 1 or more")
         copies = 1 if runtime_of(artifact) == "torch" else workers
         self._show_progress = show_progress
         self.tokenizer = Tokenizer(artifact.file("tokenizer.model"), context_length(artifact))

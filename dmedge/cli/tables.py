@@ -1,0 +1,20 @@
+"""Tables as plain text: as wide as they need to be, so that nothing is cut or wrapped in a pipe."""
+
+from collections.abc import Sequence
+
+
+def text_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Columns under their names, two spaces apart.
+
+    Args:
+        left: how many columns, from the first, are aligned to the left.
+    """
+    lines = [list(names), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

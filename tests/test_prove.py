@@ -1,0 +1,106 @@
+"""The fp32 twin of a bundle: exported once, kept, and never confused with another."""
+
+from pathlib import Path
+
+import pytest
+
+from dmedge.artifact import Artifact, new_artifact
+from dmedge.environment import tool_versions
+from dmedge.errors import ArtifactError, ConfigError
+from dmedge.export import bundle as export_module
+from dmedge.flow.prove import BenchConfig, VerifyConfig, bench, find_accuracy, fp32_twin, verify
+from dmedge.manifest import Kind
+
+
+def make(
+    out: Path, *parents: Artifact, kind: Kind = "bundle", target: str | None = None, scheme: str = "float32"
+) -> Artifact:
+    with new_artifact(out) as draft:
+        (draft.path / "content.bin").write_bytes(out.name.encode())
+        roles = {f"role{i}": parent.digest for i, parent in enumerate(parents)}
+        return draft.finish(
+            kind=kind,
+            stage="test",
+            config={},
+            parents=roles,
+            precision={"*": scheme},
+            target=target,
+            tools=tool_versions(),
+        )
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the exporter by one that only notes what it was asked for."""
+    notes: list[str] = []
+
+    def export_bundle(parent: Artifact, config: export_module.ExportConfig, out: Path) -> Artifact:
+        notes.append(f"{parent.name} for {config.target}")
+        return make(out, parent, target=config.target)
+
+    monkeypatch.setattr(export_module, "export_bundle", export_bundle)
+    return notes
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Artifact:
+    return make(tmp_path / "baseline", kind="checkpoint")
+
+
+def test_the_twin_is_exported_once_per_target(baseline: Artifact, tmp_path: Path, exported: list[str]) -> None:
+    bundles = [
+        make(tmp_path / name, baseline, target=name, scheme="int8_dynamic") for name in ("android", "linux-x86_64")
+    ]
+    twins = [fp32_twin(baseline, bundle, tmp_path / ".cache") for bundle in (*bundles, *bundles)]
+    assert exported == ["baseline for android", "baseline for linux-x86_64"]
+    assert twins[0].digest == twins[2].digest != twins[1].digest
+
+
+def test_an_fp32_bundle_is_its_own_twin(baseline: Artifact, tmp_path: Path, exported: list[str]) -> None:
+    bundle = make(tmp_path / "android", baseline, target="android")
+    assert fp32_twin(baseline, bundle, tmp_path / ".cache").digest == bundle.digest
+    assert exported == []
+
+
+def test_a_twin_that_stands_beside_the_baseline_is_taken(
+    baseline: Artifact, tmp_path: Path, exported: list[str]
+) -> None:
+    beside = make(tmp_path / "fp32", baseline, target="android")
+    make(tmp_path / "stranger", target="android")
+    bundle = make(tmp_path / "int8", baseline, target="android", scheme="int8_rows")
+    assert fp32_twin(baseline, bundle, tmp_path / ".cache").digest == beside.digest
+    assert exported == []
+
+
+def test_a_bundle_without_target_has_no_twin(baseline: Artifact, tmp_path: Path, exported: list[str]) -> None:
+    with pytest.raises(ArtifactError, match="names no target"):
+        fp32_twin(baseline, make(tmp_path / "lost", baseline, scheme="int8_rows"), tmp_path / ".cache")
+
+
+def test_nothing_is_exported_for_a_place_that_is_taken(baseline: Artifact, tmp_path: Path, exported: list[str]) -> None:
+    bundle = make(tmp_path / "android", baseline, target="android", scheme="int8_rows")
+    with pytest.raises(ArtifactError, match="exists already"):
+        verify(bundle, VerifyConfig(), tmp_path, baseline=baseline)
+    with pytest.raises(ArtifactError, match="exists already"):
+        bench(bundle, BenchConfig(), tmp_path, baseline=baseline)
+    with pytest.raises(ConfigError, match="no device 'web'"):
+        bench(bundle, BenchConfig(device="web"), tmp_path / "out", baseline=baseline)
+    assert exported == []
+
+
+def test_accuracy_is_that_of_the_same_bundle(baseline: Artifact, tmp_path: Path) -> None:
+    bundle = make(tmp_path / "android", baseline, target="android", scheme="int8_rows")
+    assert find_accuracy(bundle) is None
+    with new_artifact(tmp_path / "verify") as draft:
+        (draft.path / "verify.json").write_text("{}")
+        draft.finish(
+            kind="evidence",
+            stage="verify",
+            config={},
+            parents={"artifact": bundle.digest},
+            summary={"verdict": "pass", "recall_at_10": 0.5},
+        )
+    found = find_accuracy(bundle)
+    assert found is not None
+    assert (found["verdict"], found["recall_at_10"]) == ("pass", 0.5)
+    assert find_accuracy(make(tmp_path / "other", baseline)) is None

@@ -1,0 +1,164 @@
+"""The report: complete, self-contained, and honest about what failed."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dmedge.artifact import Artifact
+from dmedge.errors import ArtifactError
+from dmedge.evidence.charts import FAMILIES, family_of, log_ticks, ticks
+from dmedge.evidence.report import render, write_report
+from dmedge.evidence.report_data import Judged, collect
+from tests.proven_bundles import (
+    LANGUAGES,
+    bench_evidence,
+    data,
+    int8_bundle,
+    int8_checkpoint,
+    pictures,
+    verify_evidence,
+)
+from tests.tiny_bundles import onnx_bundle, tiny_checkpoint
+
+__all__ = [
+    "bench_evidence",
+    "data",
+    "int8_bundle",
+    "int8_checkpoint",
+    "onnx_bundle",
+    "pictures",
+    "tiny_checkpoint",
+    "verify_evidence",
+]
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed in the wrong order or never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Closed at once."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(verify_evidence: Artifact, bench_evidence: Artifact) -> str:
+    assert bench_evidence.root.parent == verify_evidence.root.parent
+    return render(collect(verify_evidence.root))
+
+
+def test_the_page_asks_for_nothing_from_outside(page: str) -> None:
+    assert not re.search(r"https?:|src=|<script|@import|url\(|<link", page)
+    assert page.startswith("<!doctype html>")
+    assert "prefers-color-scheme:dark" in page
+
+
+def test_the_page_is_well_formed(page: str) -> None:
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_every_language_and_the_host_label_are_shown(page: str, verify_evidence: Artifact) -> None:
+    languages = json.loads(verify_evidence.file("verify.json").read_text("utf-8"))["languages"]
+    assert set(languages) == set(LANGUAGES)
+    for tag, row in languages.items():
+        assert f"{row['name']} ({tag})" in page
+    assert "host figure, not a phone" in page
+    assert "chance" in page
+
+
+def test_failed_budgets_come_first(verify_evidence: Artifact, bench_evidence: Artifact) -> None:
+    collection = collect(verify_evidence.root)
+    (entry,) = collection.judged
+    assert entry.verify is not None
+    lines = [{**line, "verdict": "pass"} for line in entry.verify["budgets"]]
+    lines[2]["verdict"] = "fail"
+    failed: Mapping[str, Any] = {**entry.verify, "budgets": lines, "verdict": "fail"}
+    other = replace(entry, verify={**entry.verify, "verdict": "pass"}, name="kept")
+    page = render(replace(collection, judged=[other, replace(entry, verify=failed, name="broken")]))
+    assert page.index("<h2>broken: 1 failed") < page.index("<h2>kept: ")
+    assert page.index("<h2>broken: 1 failed") < page.index("At a glance")
+
+
+def test_a_benchmark_alone_is_called_unverified(bench_evidence: Artifact) -> None:
+    (entry,) = collect(bench_evidence.root).judged
+    alone = replace(entry, verify=None)
+    assert alone.verdict == "not verified"
+    page = render(replace(collect(bench_evidence.root), judged=[alone]))
+    assert "timed but not verified" in page
+
+
+@pytest.mark.parametrize(
+    ("verify", "bench", "expected"),
+    [
+        ("pass", None, "pass"),
+        ("pass", "fail", "fail"),
+        ("not enough data", "pass", "not enough data"),
+        ("fail", "pass", "fail"),
+    ],
+)
+def test_the_worse_verdict_counts(verify: str, bench: str | None, expected: str) -> None:
+    assert Judged("d", "n", {"verdict": verify}, {"verdict": bench}, {}).verdict == expected
+
+
+def test_names_are_escaped(verify_evidence: Artifact) -> None:
+    collection = collect(verify_evidence.root)
+    page = render(replace(collection, title="<script>alert(1)</script>"))
+    assert "<script>" not in page
+
+
+def test_a_report_is_written_once(verify_evidence: Artifact, tmp_path: Path) -> None:
+    out = write_report(verify_evidence.root, tmp_path / "deep" / "report.html")
+    assert out.read_text("utf-8").endswith("</html>\n")
+    with pytest.raises(ArtifactError, match="exists already"):
+        write_report(verify_evidence.root, out)
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+
+
+def test_a_place_without_evidence_is_an_error(tmp_path: Path, tiny_checkpoint: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="holds no evidence"):
+        collect(tmp_path)
+    with pytest.raises(ArtifactError, match="no such directory"):
+        collect(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match="found a checkpoint; expected evidence"):
+        collect(tiny_checkpoint.root)
+
+
+@pytest.mark.parametrize("end", [0.004, 0.21, 1.0, 7.3, 19.0, 250.0])
+def test_ticks_are_round_and_few(end: float) -> None:
+    found = ticks(end)
+    assert found[0] == 0
+    assert found[-1] <= end
+    assert 4 <= len(found) <= 11
+    assert np.allclose(np.diff(found), found[1])
+
+
+def test_log_ticks_stay_in_range() -> None:
+    assert log_ticks(0.05, 1.1) == [0.05, 0.1, 0.2, 0.5, 1.0]
+    assert log_ticks(1e-4, 1e4) == [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0]
+
+
+def test_every_script_has_a_family() -> None:
+    assert [family_of(script) for script in ("Latn", "Beng", "Cher")] == [0, 3, len(FAMILIES) - 1]
