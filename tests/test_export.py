@@ -4,7 +4,8 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,23 @@ def checkpoint(bundle: Artifact, tiny_checkpoint: Artifact, int8_checkpoint: Art
     return int8_checkpoint if is_int8 else tiny_checkpoint
 
 
+@pytest.fixture(scope="module")
+def sessions() -> Iterator[Callable[[Artifact], Session]]:
+    """Opens the session of a bundle once, however many tests ask for it."""
+    with ExitStack() as stack:
+        opened: dict[str, Session] = {}
+
+        def session_of(bundle: Artifact) -> Session:
+            if bundle.digest not in opened:
+                opened[bundle.digest] = stack.enter_context(open_session(bundle))
+            return opened[bundle.digest]
+
+        yield session_of
+
+
 @pytest.fixture
-def session(bundle: Artifact) -> Iterator[Session]:
-    with open_session(bundle) as opened:
-        yield opened
+def session(bundle: Artifact, sessions: Callable[[Artifact], Session]) -> Session:
+    return sessions(bundle)
 
 
 def _inputs(name: str, length: int, batch: int = 1) -> list[np.ndarray[Any, Any]]:
@@ -119,10 +133,11 @@ def test_programs_equal_torch(name: str, length: int, bundle: Artifact, checkpoi
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_onnx_programs_take_any_batch(name: str, tiny_checkpoint: Artifact, onnx_bundle: Artifact) -> None:
+def test_onnx_programs_take_any_batch(
+    name: str, tiny_checkpoint: Artifact, onnx_bundle: Artifact, sessions: Callable[[Artifact], Session]
+) -> None:
     inputs = _inputs(name, 5, batch=3)
-    with open_session(onnx_bundle) as session:
-        assert _error(tiny_checkpoint, name, inputs, session.run(name, inputs)) < FLOAT_ERROR
+    assert _error(tiny_checkpoint, name, inputs, sessions(onnx_bundle).run(name, inputs)) < FLOAT_ERROR
 
 
 def test_onnx_files_hold_the_integers_of_the_checkpoint(int8_checkpoint: Artifact, onnx_int8_bundle: Artifact) -> None:

@@ -48,16 +48,16 @@ def fusion_loss(model: DualEncoder, batcher: Batcher, step: int) -> Tensor:
     blank = rng.random(len(matching))
     texts = [BLANK_TEXT if blank[i] < BLANK_SHARE else item for i, item in enumerate(matching)] + mismatched
     ids, mask = pad([text[:MOST_TOKENS] for text in texts])
+    blank_row = len(pixels)  # a white picture, as an app would pass it
+    rows[: len(matching)][torch.from_numpy(blank > 1 - BLANK_SHARE)] = blank_row
     with torch.no_grad():
-        _, patches = model.encode_image(pixels)
+        _, patches = model.encode_image(torch.cat([pixels, torch.full_like(pixels[:1], 255)]))
         _, tokens = model.encode_text(ids, mask)
-    has_picture = torch.ones(len(texts), 1, 1)
-    has_picture[: len(matching)][torch.from_numpy(blank > 1 - BLANK_SHARE)] = 0
-    match, classes = model.fuse(patches[rows] * has_picture, tokens, mask)
+    match, classes = model.fuse(patches[rows], tokens, mask)
     is_match = torch.zeros(len(texts))
     is_match[: len(matching)] = 1
     is_whole = torch.ones(len(texts), dtype=torch.bool)
     is_whole[: len(matching)] = torch.from_numpy((blank >= BLANK_SHARE) & (blank <= 1 - BLANK_SHARE))
-    label = torch.from_numpy(batcher.data.classes[batch.concepts])[rows[: len(matching)]]
+    label = torch.from_numpy(batcher.data.classes[batch.concepts[batch.text_row[owned]]])
     class_loss = F.cross_entropy(classes[: len(matching)].float(), label)
     return F.binary_cross_entropy_with_logits(match[is_whole].float(), is_match[is_whole]) + class_loss

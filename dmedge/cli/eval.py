@@ -75,3 +75,14 @@ def _print_table(found: dict[str, Any]) -> None:
         )
     )
     click.echo(f"means over {found['n_languages']} languages; the last {len(worst)} rows are the weakest of them")
+    if "fusion" in found:
+        accuracy, area = found["fusion"]["class_accuracy"], found["fusion"]["match_auc"]
+        click.echo(
+            f"group of {found['fusion']['n']:,} pairs: image and text {accuracy['image_and_text']:.3f}, "
+            f"image alone {accuracy['image']:.3f}, text alone {accuracy['text']:.3f}, "
+            f"most common group {found['fusion']['most_common_class']:.3f}"
+        )
+        click.echo(
+            f"match AUC: random negatives {area['random_negatives']:.3f}, "
+            f"same subgroup {area['same_subgroup_negatives']:.3f}"
+        )

@@ -6,18 +6,8 @@ from pathlib import Path
 
 from dmedge.errors import ArtifactError
 from dmedge.evidence.report_data import Collection, collect
-from dmedge.evidence.report_sections import (
-    budgets,
-    fidelity,
-    header,
-    headline,
-    languages,
-    latency,
-    lineage,
-    method,
-    recalls,
-    sizes,
-)
+from dmedge.evidence.report_details import fidelity, latency, lineage, method
+from dmedge.evidence.report_sections import budgets, header, headline, languages, recalls, sizes
 from dmedge.evidence.report_style import STYLE
 
 

@@ -26,7 +26,7 @@ table{border-collapse:collapse;width:100%;font-size:14px}
 th{text-align:left;font-weight:600;color:var(--muted);font-size:12.5px;padding:6px 14px 6px 0;vertical-align:bottom}
 td{padding:9px 14px 9px 0;border-top:1px solid var(--line);vertical-align:top}
 td small{display:block;color:var(--muted);font-size:12px;white-space:nowrap}
-td.name{font-weight:600}
+td.name{font-weight:600}td svg{min-width:130px}
 .chip{display:inline-block;padding:2px 10px;border-radius:99px;font-weight:600;font-size:12.5px;white-space:nowrap}
 .chip.pass{background:var(--goodbg);color:var(--good)}
 .chip.fail{background:var(--badbg);color:var(--bad)}

@@ -6,6 +6,12 @@ from typing import Any
 
 from dmedge.evidence.report_data import Judged
 
+CASE_NAMES = {
+    "encode_image": "image",
+    "encode_text": "text, lengths as in the data",
+    "encode_text_longest": "text, full context",
+    "fuse": "fusion of both",
+}
 CHIPS = {"pass": "pass", "fail": "fail", "not enough data": "unsure", "not verified": "unsure"}
 
 
@@ -65,3 +71,29 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def section(title: str, body: str, *, note: str = "", shade: str = "") -> str:
+    """One block of the page."""
+    below = f'<p class="note">{note}</p>' if note else ""
+    return f'<section class="{shade}"><h2>{title}</h2>{below}<div class="scroll">{body}</div></section>'
+
+
+def chance_at_10(verify: Mapping[str, Any]) -> float:
+    """Recall at 10, text to image, of an encoder that guesses."""
+    return float(verify["macro"]["text_to_image"]["artifact"]["chance_at_10"])
+
+
+def definitions(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values in two columns."""
+    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
+
+
+def figure(value: float | None) -> str:
+    """A number with four digits."""
+    return "unknown" if value is None else f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """A duration with three digits; None where there were too few samples for the percentile."""
+    return "too few samples" if value is None else f"{value:.3g} ms"

@@ -44,12 +44,15 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
     if artifact.manifest.kind == "evidence":
         raise ArtifactError(f"{artifact.root}: found evidence; expected a checkpoint or a bundle; run dmedge train")
     from dmedge.evidence.accuracy import evaluate
+    from dmedge.evidence.fusion import evaluate_fusion
     from dmedge.runtime.encoder import Encoder
 
     with Encoder(artifact, threads=threads, workers=workers) as encoder:
         report = evaluate(encoder, data)
+        can_fuse = any(program.name == "fuse" for program in artifact.manifest.programs)
+        fusion = evaluate_fusion(encoder, data) if can_fuse and data.name.startswith(EMOJI) else None
         facts = encoder.facts()[0]
-    found = report.to_json()
+    found = report.to_json() | ({} if fusion is None else {"fusion": fusion})
     chance = {k: found["macro"]["text_to_image"][f"chance_at_{k}"] for k in (1, 5, 10)}
     return {
         "artifact": artifact.name,
