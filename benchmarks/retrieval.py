@@ -74,9 +74,8 @@ def main() -> None:
     cluster, language = (index.ravel() for index in np.indices((clusters, languages)))
     hits = rng.random((2, cluster.size)) < 0.7
     table = hit_table(cluster, language, hits[0], hits[1])
-    print(
-        f"bootstrap, 2,000 draws, {languages} languages x {clusters} emoji: {seconds(lambda: bootstrap_retention(table)):.2f} s"
-    )
+    took = seconds(lambda: bootstrap_retention(table))
+    print(f"bootstrap, 2,000 draws, {languages} languages x {clusters} emoji: {took:.2f} s")
 
 
 if __name__ == "__main__":

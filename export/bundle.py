@@ -56,24 +56,16 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
     """
     target = find_target(config.target)
     with new_artifact(out) as draft, progress(f"export {config.target}", total=3) as advance:
-        checkpoint = load_checkpoint(parent)
-        with quiet():
-            for module, extra in NEEDS[target.runtime]:
-                require(module, extra)
-        model, plan = checkpoint.model, checkpoint.quantization or {}
-        fold_batch_norm_(model)
-        model.requires_grad_(False)
-        support = check_support(model, plan, config.target)
-        programs = bundle_programs(model.config, target.runtime, target.file, target.fixed)
+        checkpoint = _ready(load_checkpoint(parent), target)
+        plan = checkpoint.quantization or {}
+        support = check_support(checkpoint.model, plan, config.target)
+        programs = bundle_programs(checkpoint.model.config, target.runtime, target.file, target.fixed)
         advance(note="lowering")
-        lowering = EXPORTERS[target.runtime](model, programs, draft.path)
-        _copy_files(parent, checkpoint, target, config, draft.path, out.name)
-        tolerance = INT8_TOLERANCE[target.runtime] if plan else FLOAT_TOLERANCE
-        write_conformance(draft.path / "conformance", checkpoint, tolerance)
+        lowering = EXPORTERS[target.runtime](checkpoint.model, programs, draft.path)
+        _write_beside(draft.path, parent, checkpoint, config)
         advance(note="comparing with torch")
-        facts: dict[str, object] = {"context_length": model.config.context_length}
+        facts: dict[str, object] = {"context_length": checkpoint.model.config.context_length}
         parity = _prove(draft.path, programs, facts)
-        costs = count_costs(model)
         artifact = draft.finish(
             kind="bundle",
             stage="export",
@@ -83,32 +75,50 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
             precision=plan or {"*": "float32"},
             languages=parent.manifest.languages,
             target=config.target,
-            summary={
-                **facts,
-                "precision": "int8" if plan else "float32",
-                "parameters": costs.parameters,
-                "parameter_share_int8": round(costs.parameter_share_int8, 4),
-                "mac_share_int8": round(costs.mac_share_int8, 4),
-                "support": support,
-                "lowering": {"delegated": lowering.delegated, **lowering.facts},
-                "parity": {name: _brief(row.max_error) for name, row in parity.programs.items()},
-            },
+            summary=facts | _summary(checkpoint, lowering, parity) | {"support": support},
         )
         advance(note="done")
         return artifact
 
 
-def _copy_files(
-    parent: Artifact, checkpoint: Checkpoint, target: Target, config: ExportConfig, root: Path, name: str
-) -> None:
+def _ready(checkpoint: Checkpoint, target: Target) -> Checkpoint:
+    """Fold what exists only for training, after a look whether all that the target needs is installed."""
+    with quiet():
+        for module, extra in NEEDS[target.runtime]:
+            require(module, extra)
+    fold_batch_norm_(checkpoint.model)
+    checkpoint.model.requires_grad_(False)
+    return checkpoint
+
+
+def _write_beside(root: Path, parent: Artifact, checkpoint: Checkpoint, config: ExportConfig) -> None:
+    """Write everything but the programs."""
     for file in (TOKENIZER, PREPROCESS, LABELS):
         shutil.copyfile(parent.file(file), root / file)
-    precision = "int8" if checkpoint.quantization else "float32"
-    readme = bundle_readme(name, config.target, precision, target.description, checkpoint.model.config)
+    target, is_int8 = find_target(config.target), checkpoint.quantization is not None
+    readme = bundle_readme(config.target, _precision(checkpoint), target.description, checkpoint.model.config)
     (root / "README.md").write_text(readme, encoding="utf-8")
     licenses = root / "LICENSES"  # Apache-2.0, which is dmedge's own, is among those of the data
     shutil.copytree(PACK / "licenses", licenses / "licenses")
     shutil.copyfile(PACK / "ATTRIBUTION.md", licenses / "ATTRIBUTION.md")
+    tolerance = INT8_TOLERANCE[target.runtime] if is_int8 else FLOAT_TOLERANCE
+    write_conformance(root / "conformance", checkpoint, tolerance)
+
+
+def _precision(checkpoint: Checkpoint) -> str:
+    return "float32" if checkpoint.quantization is None else "int8"
+
+
+def _summary(checkpoint: Checkpoint, lowering: Lowering, parity: ParityReport) -> dict[str, object]:
+    costs = count_costs(checkpoint.model)
+    return {
+        "precision": _precision(checkpoint),
+        "parameters": costs.parameters,
+        "parameter_share_int8": round(costs.parameter_share_int8, 4),
+        "mac_share_int8": round(costs.mac_share_int8, 4),
+        "lowering": {"delegated": lowering.delegated, **lowering.facts},
+        "parity": {name: _brief(row.max_error) for name, row in parity.programs.items()},
+    }
 
 
 def _prove(root: Path, programs: tuple[Program, ...], facts: Mapping[str, object]) -> ParityReport:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from dmedge.model.config import ModelConfig
 
-_COMMON = """# {name}
+_COMMON = """# An image-text model for {target}
 
-An image-text model for {target}, exported by dmedge in {precision}.
+Exported by dmedge in {precision}.
 
 | File | What it is |
 |---|---|
@@ -74,11 +74,10 @@ Feed one text at a time to an int8 program: its activations have one range for a
 SNIPPETS: Mapping[str, str] = {"android": _ANDROID, "linux-x86_64": _LINUX}
 
 
-def bundle_readme(name: str, target: str, precision: str, files: str, config: ModelConfig) -> str:
+def bundle_readme(target: str, precision: str, files: str, config: ModelConfig) -> str:
     """Text of README.md.
 
     Args:
-        name: of the bundle.
         target: a key of `SNIPPETS`.
         precision: in words.
         files: what `programs/` holds, in words.
@@ -86,5 +85,5 @@ def bundle_readme(name: str, target: str, precision: str, files: str, config: Mo
     """
     facts = {"size": config.image_size, "context_length": config.context_length, "embed_dim": config.embed_dim}
     fuse = _FUSE if config.fusion != "none" else ""
-    head = _COMMON.format(name=name, target=target, precision=precision, files=files, fuse=fuse, **facts)
+    head = _COMMON.format(target=target, precision=precision, files=files, fuse=fuse, **facts)
     return head + SNIPPETS[target].format(**facts)

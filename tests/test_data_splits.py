@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from dmedge.data.emoji import load_pack
-from dmedge.data.languages import base_language
+from dmedge.data.languages import base_language, count_languages
 from dmedge.data.splits import Split, Text, cell_split, is_unseen_emoji, training_texts
 
 
@@ -66,3 +66,8 @@ def test_training_texts_are_complete(texts: tuple[Text, ...]) -> None:
         if name is not None and not is_unseen_emoji(emoji.hexcode) and cell_split(emoji.hexcode, "de") == "train"
     }
     assert in_german == expected
+
+
+def test_locales_and_languages_are_counted_apart() -> None:
+    assert count_languages(load_pack().locales) == "100 locales (96 languages)"
+    assert count_languages(["de", "fr", "de"]) == "2 languages"

@@ -7,6 +7,7 @@ import click
 from dmedge.artifact import Artifact
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, print_json
 from dmedge.cli.tables import text_table
+from dmedge.data.languages import count_languages
 
 if TYPE_CHECKING:
     from dmedge.data.evalset import EvalSplit
@@ -74,7 +75,7 @@ def _print_table(found: dict[str, Any]) -> None:
             ],
         )
     )
-    click.echo(f"means over {found['n_languages']} languages; the last {len(worst)} rows are the weakest of them")
+    click.echo(f"means over {count_languages(found['languages'])}; the last {len(worst)} rows are the weakest of them")
     if "fusion" in found:
         accuracy, area = found["fusion"]["class_accuracy"], found["fusion"]["match_auc"]
         click.echo(

@@ -9,6 +9,7 @@ import click
 from dmedge.artifact import Artifact
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
 from dmedge.cli.tables import text_table
+from dmedge.data.languages import count_languages
 from dmedge.errors import VerifyError
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
     click.echo(
         f"text to image recall@10 {macro['artifact']['recall_at_10']:.4f}, baseline "
         f"{macro['baseline']['recall_at_10']:.4f}, chance {macro['artifact']['chance_at_10']:.4f}; "
-        f"{data['n_texts']:,} texts in {data['n_languages']} languages, {data['n_images']:,} images, {data['name']}"
+        f"{data['n_texts']:,} texts in {count_languages(report['languages'])}, "
+        f"{data['n_images']:,} images, {data['name']}"
     )
     click.echo(
         f"worst language {worst} ({row['name']}): recall@10 {row['recall_at_10']:.4f}, "

@@ -1,6 +1,7 @@
 """The 100 locales of the pack, which are 96 languages: four languages come in two scripts."""
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -217,3 +218,10 @@ def script_of(tag: str) -> str:
         DataError: the language is unknown, or the tag has another form.
     """
     return _language(tag).script
+
+
+def count_languages(tags: Iterable[str]) -> str:
+    """How many languages, and how many locales where one language comes in several."""
+    locales = set(tags)
+    languages = len({base_language(tag) for tag in locales})
+    return f"{languages} languages" if languages == len(locales) else f"{len(locales)} locales ({languages} languages)"

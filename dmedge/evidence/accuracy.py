@@ -3,7 +3,7 @@
 `evaluate` serves training, `dmedge eval` and verification alike, so that their figures agree.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -134,13 +134,19 @@ def evaluate(encoder: TextImageEncoder, data: EvalSet) -> AccuracyReport:
     return measure(encoder, data).report
 
 
-def measure(encoder: TextImageEncoder, data: EvalSet, keep: Ints | None = None) -> Measurement:
+def measure(
+    encoder: TextImageEncoder,
+    data: EvalSet,
+    keep: Ints | None = None,
+    advance: Callable[[int], object] = lambda texts: None,
+) -> Measurement:
     """Evaluate language by language, and keep the embeddings of some texts.
 
     Only one language is in memory at a time: the texts of 100 languages would fill gigabytes.
 
     Args:
         keep: rows of the texts whose embeddings to return [default: none].
+        advance: told after every language how many texts it had.
 
     Raises:
         DataError: the set holds no images or no texts.
@@ -159,6 +165,7 @@ def measure(encoder: TextImageEncoder, data: EvalSet, keep: Ints | None = None) 
         is_here = np.isin(keep, rows)
         kept[is_here] = texts[np.searchsorted(rows, keep[is_here])]
         parts.append(_rank_language(texts, images, data, rows))
+        advance(len(rows))
     to_image, to_text = (
         Queries(*(np.concatenate(columns) for columns in zip(*part, strict=True))) for part in zip(*parts, strict=True)
     )

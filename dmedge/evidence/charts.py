@@ -86,7 +86,11 @@ def size_chart(points: Sequence[Point], chance: float) -> str:
     parts.append(_text(width - right + 8, y(chance) + 4, f"chance {chance:.4f}", "tick"))
     parts.append(_text((left + width - right) / 2, height - 6, "programs, MB", "axis middle"))
     parts.append(_text(14, top - 4, "recall@10, text to image", "axis"))
-    for point, label_y in zip(points, _apart([y(point.recall) for point in points], 15), strict=True):
+    places = {point.name: y(point.recall) for point in points}
+    for side in (True, False):  # only labels on the same side of the chart can collide
+        beside = [point.name for point in points if point.is_baseline == side]
+        places |= dict(zip(beside, _apart([places[name] for name in beside], 15), strict=True))
+    for point in points:
         shade = "baseline" if point.is_baseline else "artifact"
         if point.low is not None and point.high is not None:
             parts.append(_line(x(point.megabytes), y(point.low), x(point.megabytes), y(point.high), f"whisker {shade}"))
@@ -95,7 +99,7 @@ def size_chart(points: Sequence[Point], chance: float) -> str:
             f'<circle class="dot {shade}" cx="{x(point.megabytes):.1f}" cy="{y(point.recall):.1f}" r="6">'
             f"<title>{escape(title)}</title></circle>"
         )
-        parts.append(_text(x(point.megabytes) + 11, label_y + 4, point.name, "label"))
+        parts.append(_text(x(point.megabytes) + 11, places[point.name] + 4, point.name, "label"))
     return _svg(width, height, parts, "Program size against recall at 10")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from dmedge.data.languages import count_languages
 from dmedge.evidence.charts import FAMILIES, Bar, Point, interval_chart, language_chart, size_chart
 from dmedge.evidence.report_data import Collection, Judged
 from dmedge.evidence.report_text import (
@@ -86,7 +87,7 @@ def headline(collection: Collection) -> str:
         if entry.verify:
             data, chance = entry.verify["data"], chance_at_10(entry.verify)
             notes.append(
-                f"{data['name']}: {data['n_texts']:,} texts in {data['n_languages']} languages, among "
+                f"{data['name']}: {data['n_texts']:,} texts in {count_languages(entry.verify['languages'])}, among "
                 f"{data['n_images']:,} images (chance {chance:.4f})"
             )
     names = ["", "runs on", "programs", "recall@10 known text", "recall@10 new text", "worst language", "latency", ""]
@@ -138,7 +139,8 @@ def languages(entry: Judged) -> str:
         "for all languages together. "
         f"Marked: the language that keeps least, {escape(rows[worst]['name'])}."
     )
-    return section(f"{escape(entry.name)}: {len(bars)} languages", f'{keys}<div class="pair">{charts}</div>', note=note)
+    title = f"{escape(entry.name)}: {count_languages(rows)}"
+    return section(title, f'{keys}<div class="pair">{charts}</div>', note=note)
 
 
 def recalls(entry: Judged) -> str:

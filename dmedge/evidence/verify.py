@@ -1,7 +1,6 @@
 """The `verify` stage: a bundle on its real runtime against the float checkpoint that it came from."""
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,8 +26,7 @@ from dmedge.evidence.measured import (
 from dmedge.evidence.parity import check_parity
 from dmedge.evidence.verdict import Budget
 from dmedge.runtime.encoder import Encoder
-
-logger = logging.getLogger(__name__)
+from dmedge.runtime.patience import patient_progress
 
 STAGE = "verify"
 
@@ -88,12 +86,11 @@ def _measure(
     measured_baseline: Measurement | None,
 ) -> Measured:
     calibration = find_calibration(bundle)
-    with Encoder(bundle, threads=config.threads, workers=config.workers) as encoder:
+    with Encoder(bundle, threads=config.threads, workers=config.workers, show_progress=False) as encoder:
         if calibration is not None:
             check_calibration(calibration, data, encoder.preprocess)
         parity = check_parity(encoder.session, bundle)
-        logger.info("verifying %s on %d texts and %d images", bundle.root, len(data.texts), len(data.images))
-        mine = measure(encoder, data, draw_sample(data))
+        mine = _measure_all(encoder, data, f"verifying {bundle.name}")
         facts = encoder.facts()[0]
     theirs = measured_baseline or measure_baseline(baseline, data, config.threads)
     comparison = Comparison(mine.report, theirs.report, config.resamples, config.confidence, config.seed)
@@ -113,6 +110,10 @@ def _measure(
 
 def measure_baseline(baseline: Artifact, data: EvalSet, threads: int) -> Measurement:
     """Evaluate the float checkpoint, in torch."""
-    logger.info("measuring the baseline %s", baseline.root)
-    with Encoder(baseline, threads=threads) as encoder:
-        return measure(encoder, data, draw_sample(data))
+    with Encoder(baseline, threads=threads, show_progress=False) as encoder:
+        return _measure_all(encoder, data, f"measuring {baseline.name}, the baseline")
+
+
+def _measure_all(encoder: Encoder, data: EvalSet, description: str) -> Measurement:
+    with patient_progress(description, len(data.texts)) as advance:
+        return measure(encoder, data, draw_sample(data), advance)

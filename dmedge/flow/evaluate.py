@@ -43,12 +43,14 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
     """
     if artifact.manifest.kind == "evidence":
         raise ArtifactError(f"{artifact.root}: found evidence; expected a checkpoint or a bundle; run dmedge train")
-    from dmedge.evidence.accuracy import evaluate
+    from dmedge.evidence.accuracy import measure
     from dmedge.evidence.fusion import evaluate_fusion
     from dmedge.runtime.encoder import Encoder
+    from dmedge.runtime.patience import patient_progress
 
-    with Encoder(artifact, threads=threads, workers=workers) as encoder:
-        report = evaluate(encoder, data)
+    with Encoder(artifact, threads=threads, workers=workers, show_progress=False) as encoder:
+        with patient_progress(f"evaluating {artifact.name}", len(data.texts)) as advance:
+            report = measure(encoder, data, advance=advance).report
         can_fuse = any(program.name == "fuse" for program in artifact.manifest.programs)
         fusion = evaluate_fusion(encoder, data) if can_fuse and data.name.startswith(EMOJI) else None
         facts = encoder.facts()[0]

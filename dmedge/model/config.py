@@ -9,7 +9,8 @@ class ModelConfig:
     """Everything needed to rebuild the modules of a `DualEncoder`.
 
     `concepts` is the number of learned concepts that the embedding is a mixture of, and then
-    `embed_dim` is the same number; 0 for a plain projection to `embed_dim`. `classes` is the number of outputs of the fusion's classification head.
+    `embed_dim` is the same number; 0 for a plain projection to `embed_dim`. `classes` is the
+    number of outputs of the fusion's classification head.
     """
 
     vocab_size: int
