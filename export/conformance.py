@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +24,21 @@ FUSED = 4  # pairs of a picture and a short text
 _EXIF_ORIENTATION, _ROTATED = 0x0112, 6
 
 
-def write_conformance(folder: Path, checkpoint: Checkpoint, tolerance: float) -> None:
+def write_conformance(folder: Path, checkpoint: Checkpoint, tolerances: Mapping[str, float]) -> None:
     """Write pictures, texts, and golden inputs and outputs of every program, computed by torch at batch 1.
 
     Args:
         folder: to create.
         checkpoint: in evaluation mode; its own numbers are the golden ones, rounding to int8 included.
-        tolerance: greatest error that a runtime may have, relative to the largest golden value.
+        tolerances: program -> greatest error that a runtime may have, relative to the largest golden value.
     """
     (folder / "images").mkdir(parents=True)
     images = _write_images(folder)
     texts = [*_texts_by_script().values(), *ODD_TEXTS]
     golden = _golden(checkpoint, [folder / name for name in images], texts)
     programs = [program.name for program in checkpoint_programs(checkpoint.model.config)]
-    cases = {"tolerances": dict.fromkeys(programs, tolerance), "images": images, "texts": texts}
+    limits = {name: tolerances[name] for name in programs}
+    cases = {"tolerances": limits, "images": images, "texts": texts}
     (folder / CASES).write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
 

@@ -14,7 +14,7 @@ Exported by dmedge in {precision}.
 | `manifest.json` | inputs, outputs, shapes, precision of every module, sha256 of every file |
 | `tokenizer.model` | SentencePiece vocabulary; text of any length, at most {context_length} tokens are read |
 | `preprocessor_config.json` | how a picture becomes {size} x {size} pixels |
-| `labels.json` | names of the classes that `fuse` scores |
+| `labels.json` | names of the classes |
 | `conformance/` | pictures and texts with what every program must answer; run it on your device |
 | `LICENSES/` | what the data and this tool ask of you |
 
@@ -24,7 +24,8 @@ Exported by dmedge in {precision}.
 Embeddings are float32 [1, {embed_dim}] of unit length: their dot product is the score of a picture for a text.
 """
 
-_FUSE = "`fuse(patches, tokens, mask) -> match, classes` takes what the encoders returned, and scores the pair.\n"
+_FUSE = """`fuse(patches, tokens, mask) -> match, classes` takes what the encoders returned: one number for how well
+they fit, and one for each class."""
 
 _ANDROID = """
 ## Kotlin
@@ -69,6 +70,7 @@ score = query @ image.run(["embedding"], {{"pixels": pixels}})[0].T
 ```
 
 Feed one text at a time to an int8 program: its activations have one range for all that a call carries.
+On a processor without VNNI its sums may saturate; the conformance pack shows whether they do.
 """
 
 SNIPPETS: Mapping[str, str] = {"android": _ANDROID, "linux-x86_64": _LINUX}

@@ -114,9 +114,10 @@ def test_reader_that_leaves_early_is_no_error() -> None:
 )
 def test_a_signal_leaves_nothing_half_written(tmp_path: Path, number: signal.Signals, code: int) -> None:
     program = (
-        "import sys, time, click, dmedge.cli.info, dmedge.cli.main\n"
+        "import signal, sys, time, click, dmedge.cli.info, dmedge.cli.main\n"
         "from pathlib import Path\n"
         "from dmedge.artifact import new_artifact\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits it ignored
         "@click.command()\n"
         "def slow():\n"
         "    with new_artifact(Path('runs/out')) as draft:\n"

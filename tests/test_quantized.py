@@ -136,6 +136,16 @@ def test_the_bias_of_a_convolution_is_an_integer(quantized: DualEncoder) -> None
         torch.testing.assert_close(module.integer_bias() * step, module.bias, rtol=1e-6, atol=0)
 
 
+def test_a_convolution_adds_integers(quantized: DualEncoder) -> None:
+    module = quantized.get_submodule("image.blocks.0.second.conv")
+    assert isinstance(module, QuantConv2d)
+    codes = torch.randint(-128, 128, (2, module.weight.shape[1], 6, 6)).double()
+    sums = nn.functional.conv2d(codes, module.weight.double(), module.integer_bias().double(), padding=1)
+    found = module((codes * module.input_scale).float())
+    step = (module.scale * module.input_scale)[:, None, None]
+    assert torch.equal(torch.round(found / step), sums.float())
+
+
 def test_a_convolution_knows_the_range_of_its_input(quantized: DualEncoder) -> None:
     for name, site in conv_sites(quantized).items():
         point = quantized.get_submodule(site.input_point)

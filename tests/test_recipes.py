@@ -1,7 +1,5 @@
 """Every shipped recipe fits the settings that it is for, and a recipe that does not fit says why."""
 
-import re
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from dmedge.export.targets import TARGETS
 from dmedge.flow.recipe import CONFIGS, build_recipe, load_recipe
 from dmedge.training.config import TrainConfig
 
-ROOT = Path(__file__).parent.parent
 KINDS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "compress": CompressConfig,
@@ -166,27 +163,3 @@ def test_recipe_that_is_not_there() -> None:
         load_recipe("emojis")
     with pytest.raises(ConfigError, match=r"mine.toml: no such recipe file"):
         load_recipe("mine.toml")
-
-
-# The document
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "budget", "model"])
-def test_docs_name_every_setting_with_its_default(kind: str) -> None:
-    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    config = {**KINDS, "budget": Budget, "model": type(TrainConfig().model)}[kind]
-    section = re.split(r"^### ", page.partition(f"\n### {kind}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) \| [^|]+ \|$", section, flags=re.MULTILINE)
-    assert dict(rows) == {field.name: shown_default(field) for field in fields(config)}
-
-
-def shown_default(field: Any) -> str:
-    """How the document writes a default."""
-    default = field.default
-    if default is MISSING:
-        return "required" if field.default_factory is MISSING else "below"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    if isinstance(default, str):
-        return f'`"{default}"`'
-    return "none" if default is None else "`[]`" if default == () else f"`{default}`"

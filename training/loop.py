@@ -117,6 +117,8 @@ def train_fusion(model: DualEncoder, batcher: Batcher, config: TrainConfig) -> N
         return
     model.eval().requires_grad_(False)
     model.fusion.train().requires_grad_(True)
+    model.fusion.image_projection.load_state_dict(model.image_projection.state_dict())  # so that both sides
+    model.fusion.text_projection.load_state_dict(model.text_projection.state_dict())  # start in one space
     optimizer = make_optimizer(model.fusion, config)
     accelerator = Accelerator(mixed_precision=pick_precision(config), cpu=not torch.cuda.is_available())
     with progress("train fusion", total=config.fusion_steps) as advance:

@@ -118,6 +118,8 @@ def build_recipe(table: Mapping[str, Any], *, where: str, default_name: str = "r
     Raises:
         ConfigError: a key or value does not fit, or the stages are in no possible order.
     """
+    if not _named_stages(table):
+        raise ConfigError(f"{where}: holds no stage; expected [[stage]] tables, the first with kind = 'train'")
     for key in table:
         if key not in KEYS:
             known = dict.fromkeys([*KEYS, *(name for names in _called(table) for name in names)])
@@ -125,8 +127,6 @@ def build_recipe(table: Mapping[str, Any], *, where: str, default_name: str = "r
     stages: list[Stage] = []
     for number, (entry, name) in enumerate(_named_stages(table)):
         stages.append(_build_stage(entry, name, stages, f"{where}: stage {number}"))
-    if not stages:
-        raise ConfigError(f"{where}: holds no stage; expected [[stage]] tables, the first with kind = 'train'")
     name, description = table.get("name", default_name), table.get("description", "")
     if not (isinstance(name, str) and name and isinstance(description, str)):
         raise ConfigError(f"{where}: found name {name!r} and description {description!r}; expected text")

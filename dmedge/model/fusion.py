@@ -11,8 +11,8 @@ from dmedge.model.text import masked_mean
 class CrossAttentionFusion(nn.Module):
     """One cross-attention block, then a match logit and class logits.
 
-    The heads see the attended text and the pooled image side by side, so that either
-    modality alone still carries information when the other is blank.
+    The heads see the attended text, the pooled image and their product: either modality alone
+    still carries information when the other is blank, and the product makes agreement linear.
     """
 
     def __init__(self, patch_width: int, text_width: int, heads: int, classes: int) -> None:
@@ -23,18 +23,23 @@ class CrossAttentionFusion(nn.Module):
         self.attention = Attention(text_width, heads)
         self.feed_forward_norm = nn.LayerNorm(text_width)
         self.feed_forward = FeedForward(text_width, expansion=2)
-        zero_(self.feed_forward.down)
-        self.joint = nn.Linear(2 * text_width, text_width)
+        self.image_projection = nn.Linear(patch_width, text_width)
+        self.text_projection = nn.Linear(text_width, text_width)
+        self.joint = nn.Linear(3 * text_width, text_width)
         self.match = nn.Linear(text_width, 1)
         self.classify = nn.Linear(text_width, classes)
+        self.gain = text_width**0.5  # of unit vectors, so that a number in them is about 1
+        zero_(self.attention.out)
+        zero_(self.feed_forward.down)
 
     def forward(self, patches: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse [B, P, V] patches and [B, L, W] tokens into match [B] and class [B, C] logits."""
-        image = self.patch_norm(self.patch(patches))
-        x = tokens + self.attention(self.token_norm(tokens), image)
+        context = self.patch_norm(self.patch(patches))
+        x = tokens + self.attention(self.token_norm(tokens), context)
         x = x + self.feed_forward(self.feed_forward_norm(x))
-        pooled = torch.cat([masked_mean(x, mask), image.mean(1)], dim=-1)
-        hidden = F.gelu(self.joint(pooled))
+        text = F.normalize(self.text_projection(masked_mean(x, mask)), dim=-1) * self.gain
+        image = F.normalize(self.image_projection(patches.mean(1)), dim=-1) * self.gain
+        hidden = F.gelu(self.joint(torch.cat([text, image, text * image], dim=-1)))
         return self.match(hidden).squeeze(-1), self.classify(hidden)
 
     def attention_map(self, patches: Tensor, tokens: Tensor) -> Tensor:

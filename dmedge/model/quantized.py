@@ -120,9 +120,15 @@ class QuantConv2d(nn.Module):
         self.register_buffer("input_scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve float32 [B, inputs, H, W]."""
+        """Convolve float32 [B, inputs, H, W], as exactly as the int32 sums of the runtimes.
+
+        Float32 sums would be off by a little, enough to round some activation the other way, and
+        that difference would grow from layer to layer.
+        """
         weight = _dequantize_weight(self.weight, self.scale, self.zero_point)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        if torch.compiler.is_exporting():  # the pattern that XNNPACK knows
+            return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return F.conv2d(x.double(), weight.double(), self.bias.double(), self.stride, self.padding).to(x.dtype)
 
     def integer_bias(self) -> Tensor:
         """Int32 [outputs] codes of the bias, in steps of `input_scale * scale`."""

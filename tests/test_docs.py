@@ -1,0 +1,89 @@
+"""What the pages say is what the code does: commands, settings, fields, dependencies, links."""
+
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmedge.cli.main import COMMANDS
+from dmedge.config import recipe_names
+from dmedge.evidence.verdict import Budget
+from dmedge.flow.recipe import CONFIGS
+from dmedge.manifest import Manifest
+from dmedge.training.config import TowerConfig
+from tests.test_packaging import requirements
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TABLES: dict[str, type[Any]] = {
+    **{kind: config() for kind, config in CONFIGS.items()},
+    "model": TowerConfig,
+    "budget": Budget,
+}
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_there_are_pages() -> None:
+    names = {path.name for path in PAGES}
+    assert {"README.md", "CHANGELOG.md", "architecture.md", "artifacts.md", "data.md", "recipes.md"} <= names
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readme_has_a_row_for_every_command(command: str) -> None:
+    assert re.search(rf"^\| `dmedge {command}\b", page("README.md"), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_setting_is_named_with_its_default(kind: str) -> None:
+    section = re.split(
+        r"^### ", page("docs/recipes.md").partition(f"\n### {kind}\n")[2], maxsplit=1, flags=re.MULTILINE
+    )[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) \| [^|]+ \|$", section, flags=re.MULTILINE)
+    assert dict(rows) == {field.name: shown_default(field) for field in fields(TABLES[kind])}
+
+
+def shown_default(field: Any) -> str:
+    """How the page writes a default."""
+    default = field.default
+    if default is MISSING:
+        return "required" if field.default_factory is MISSING else "below"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, str):
+        return f'`"{default}"`'
+    return "none" if default is None else "`[]`" if default == () else f"`{default}`"
+
+
+def test_every_shipped_recipe_is_named() -> None:
+    assert set(re.findall(r"^\| `(emoji[\w-]*)` \|", page("docs/recipes.md"), flags=re.MULTILINE)) == set(
+        recipe_names()
+    )
+
+
+def test_every_field_of_a_manifest_is_named() -> None:
+    section = page("docs/artifacts.md").partition("## manifest.json")[2].partition("## Checkpoint")[0]
+    named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+    assert set(named) == {field.name for field in fields(Manifest)} | {"digest"}
+
+
+@pytest.mark.parametrize("extra", sorted(requirements()))
+def test_every_dependency_has_a_reason(extra: str) -> None:
+    core, _, extras = page("docs/dependencies.md").partition("## Extras")
+    if extra:
+        rows = re.findall(r"^\| ([\w, ]+) \| ([\w, -]+) \| .+ \|$", extras, flags=re.MULTILINE)
+        named = {package for names, packages in rows if extra in names.split(", ") for package in packages.split(", ")}
+    else:
+        named = set(re.findall(r"^\| ([\w-]+) \| .+ \|$", core, flags=re.MULTILINE)) - {"package"}
+    assert named == requirements()[extra] - {"dmedge"}
