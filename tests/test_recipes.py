@@ -92,7 +92,7 @@ def test_names_follow_from_the_kind_and_may_be_given() -> None:
 @pytest.mark.parametrize(
     ("stages", "keys", "message"),
     [
-        ([], {}, "my.toml: holds no stage; expected \\[\\[stage\\]\\] tables"),
+        ([], {"stages": []}, r"my.toml: holds no stage, only \['stage', 'stages'\]; expected \[\[stage\]\] tables"),
         ([TRAIN], {"budgets": {}}, "unknown key 'budgets'; did you mean 'budget'"),
         ([{"kind": "trian"}], {}, "stage 0: kind is 'trian'; did you mean 'train'"),
         ([{}], {}, "stage 0: kind is None; expected one of"),

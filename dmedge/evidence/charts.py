@@ -1,9 +1,8 @@
 """Charts as inline SVG: no script, no font, no request; colours come from the page's variables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,21 +85,24 @@ def size_chart(points: Sequence[Point], chance: float) -> str:
     parts.append(_text(width - right + 8, y(chance) + 4, f"chance {chance:.4f}", "tick"))
     parts.append(_text((left + width - right) / 2, height - 6, "programs, MB", "axis middle"))
     parts.append(_text(14, top - 4, "recall@10, text to image", "axis"))
-    places = {point.name: y(point.recall) for point in points}
-    for side in (True, False):  # only labels on the same side of the chart can collide
-        beside = [point.name for point in points if point.is_baseline == side]
-        places |= dict(zip(beside, _apart([places[name] for name in beside], 15), strict=True))
-    for point in points:
-        shade = "baseline" if point.is_baseline else "artifact"
-        if point.low is not None and point.high is not None:
-            parts.append(_line(x(point.megabytes), y(point.low), x(point.megabytes), y(point.high), f"whisker {shade}"))
-        title = f"{point.name}: {point.megabytes:.2f} MB, recall@10 {point.recall:.4f}"
-        parts.append(
-            f'<circle class="dot {shade}" cx="{x(point.megabytes):.1f}" cy="{y(point.recall):.1f}" r="6">'
-            f"<title>{escape(title)}</title></circle>"
-        )
-        parts.append(_text(x(point.megabytes) + 11, places[point.name] + 4, point.name, "label"))
+    for is_baseline in (True, False):
+        parts += _labelled_dots([point for point in points if point.is_baseline == is_baseline], x, y)
     return _svg(width, height, parts, "Program size against recall at 10")
+
+
+def _labelled_dots(points: Sequence[Point], x: Callable[[float], float], y: Callable[[float], float]) -> list[str]:
+    """Dots with whiskers, and their names in rows below, the rightmost first, so that no line crosses a name."""
+    parts, row = [], 0.0
+    for point in sorted(points, key=lambda point: -point.megabytes):
+        shade, left, middle = "baseline" if point.is_baseline else "artifact", x(point.megabytes), y(point.recall)
+        row = max(middle + 26, row + 15)
+        parts.append(_line(left, middle, left, row - 4, "grid"))
+        if point.low is not None and point.high is not None:
+            parts.append(_line(left, y(point.low), left, y(point.high), f"whisker {shade}"))
+        title = escape(f"{point.name}: {point.megabytes:.2f} MB, recall@10 {point.recall:.4f}")
+        dot = f'<circle class="dot {shade}" cx="{left:.1f}" cy="{middle:.1f}" r="6"><title>{title}</title></circle>'
+        parts += [dot, _text(left + 5, row, point.name, "label")]
+    return parts
 
 
 def interval_chart(line: Mapping[str, Any]) -> str:
@@ -244,15 +246,6 @@ def _area(density: NDArray[np.float64], corners: Sequence[float], floor: float, 
     outline = [f"L{x:.1f} {floor - share * tall:.1f}" for x, share in zip(corners, density.tolist(), strict=True)]
     path = f"M{corners[0]:.1f} {floor:.1f}{''.join(outline)}L{corners[-1]:.1f} {floor:.1f}Z"
     return f'<path class="area {shade}" d="{path}"/>'
-
-
-def _apart(positions: Sequence[float], least: float) -> list[float]:
-    """The same positions, moved down as far as it takes to keep `least` between neighbours."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    moved = list(positions)
-    for above, below in pairwise(order):
-        moved[below] = max(moved[below], moved[above] + least)
-    return moved
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, shade: str) -> str:

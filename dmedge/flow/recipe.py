@@ -118,14 +118,17 @@ def build_recipe(table: Mapping[str, Any], *, where: str, default_name: str = "r
     Raises:
         ConfigError: a key or value does not fit, or the stages are in no possible order.
     """
-    if not _named_stages(table):
-        raise ConfigError(f"{where}: holds no stage; expected [[stage]] tables, the first with kind = 'train'")
+    named = _named_stages(table)
+    if not named:
+        raise ConfigError(
+            f"{where}: holds no stage, only {list(table)}; expected [[stage]] tables, as in docs/recipes.md"
+        )
     for key in table:
         if key not in KEYS:
             known = dict.fromkeys([*KEYS, *(name for names in _called(table) for name in names)])
             raise ConfigError(f"{where}: unknown key {key!r}{near_match(key, list(known))}")
     stages: list[Stage] = []
-    for number, (entry, name) in enumerate(_named_stages(table)):
+    for number, (entry, name) in enumerate(named):
         stages.append(_build_stage(entry, name, stages, f"{where}: stage {number}"))
     name, description = table.get("name", default_name), table.get("description", "")
     if not (isinstance(name, str) and name and isinstance(description, str)):
