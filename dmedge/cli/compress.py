@@ -7,7 +7,6 @@ import click
 
 from dmedge.artifact import Artifact, Manifest
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
-from dmedge.compress.config import CompressConfig
 
 FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 
@@ -27,6 +26,8 @@ def compress(
     run: Artifact | None, int8: bool, out: Path | None, keep: tuple[str, ...], items: int | None, as_json: bool
 ) -> None:
     """Make the checkpoint RUN smaller and faster [default: the newest float checkpoint under runs/]."""
+    from dmedge.compress.config import CompressConfig
+
     config = CompressConfig(int8=int8, keep=keep)
     if items is not None:
         config = replace(config, calibration_items=items)

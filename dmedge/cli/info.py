@@ -1,11 +1,13 @@
 """dmedge info: what an artifact is, and where it came from."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import click
 
 from dmedge.artifact import Artifact, download_bytes, program_bytes
 from dmedge.cli.common import ArtifactParam, json_option, print_json
+from dmedge.data.languages import count_languages
 from dmedge.lineage import Ancestor, trace_lineage
 
 
@@ -78,11 +80,20 @@ def _summary_rows(artifact: Artifact) -> list[tuple[str, str]]:
         ("size", format_bytes(_total_bytes(artifact))),
         ("programs", format_bytes(program_bytes(artifact))),
         ("download", format_bytes(download_bytes(artifact))),
-        ("languages", f"{len(manifest.languages)}" if manifest.languages else "not named"),
+        ("languages", count_languages(manifest.languages) if manifest.languages else "not named"),
         ("precision", ", ".join(quantized) if quantized else "as trained"),
     ]
-    rows += [(name, str(value)) for name, value in manifest.summary.items()]
+    rows += [(name, _brief(value)) for name, value in manifest.summary.items()]
     return [*rows, ("made with", ", ".join(f"{name} {number}" for name, number in manifest.tools.items()))]
+
+
+def _brief(value: object) -> str:
+    """A value on one line; of a history the last entry, since `--json` has them all."""
+    if isinstance(value, (list, tuple)) and value and isinstance(value[-1], Mapping):
+        return f"{len(value)} entries, the last {_brief(value[-1])}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_brief(item)}" for name, item in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _total_bytes(artifact: Artifact) -> int:

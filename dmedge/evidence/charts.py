@@ -100,7 +100,7 @@ def _labelled_dots(points: Sequence[Point], x: Callable[[float], float], y: Call
         if point.low is not None and point.high is not None:
             parts.append(_line(left, y(point.low), left, y(point.high), f"whisker {shade}"))
         title = escape(f"{point.name}: {point.megabytes:.2f} MB, recall@10 {point.recall:.4f}")
-        dot = f'<circle class="dot {shade}" cx="{left:.1f}" cy="{middle:.1f}" r="6"><title>{title}</title></circle>'
+        dot = f'<circle class="dot {shade}" cx="{left:.1f}" cy="{middle:.1f}" r="4.5"><title>{title}</title></circle>'
         parts += [dot, _text(left + 5, row, point.name, "label")]
     return parts
 

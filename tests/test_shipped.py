@@ -1,0 +1,42 @@
+"""The checkpoint that comes with the package."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from dmedge.artifact import SHIPPED, Artifact, load_artifact
+from dmedge.data.emoji import TEST_STYLE, load_pack
+from dmedge.data.evalset import emoji_evalset
+from dmedge.evidence.accuracy import evaluate
+from dmedge.flow.recipe import load_recipe
+from dmedge.runtime.encoder import Encoder
+
+MOST_BYTES = 10_000_000
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Artifact:
+    return load_artifact(SHIPPED / "emoji", kind="checkpoint")
+
+
+def test_it_is_small_enough_to_ship(shipped: Artifact) -> None:
+    assert sum(path.stat().st_size for path in shipped.root.iterdir()) <= MOST_BYTES
+
+
+def test_it_was_made_with_the_settings_of_its_recipe(shipped: Artifact) -> None:
+    recipe = load_recipe("emoji").first("train").config
+    assert json.loads(json.dumps(asdict(recipe))) == json.loads(json.dumps(dict(shipped.manifest.config)))
+
+
+def test_it_knows_every_locale_of_the_pack(shipped: Artifact) -> None:
+    assert set(shipped.manifest.languages) == set(load_pack().locales)
+
+
+def test_it_finds_what_it_should_in_several_scripts(shipped: Artifact) -> None:
+    """Far below what was measured over all locales (0.83 known, 0.61 new), far above chance (0.005)."""
+    data = emoji_evalset(TEST_STYLE, locales=["en", "hi", "ru", "sw", "th", "zh"])
+    with Encoder(shipped, show_progress=False) as encoder:
+        report = evaluate(encoder, data)
+    assert report.macro("text_to_image", "known").recall_at_10 > 0.7
+    assert report.macro("text_to_image", "novel").recall_at_10 > 0.4
