@@ -335,3 +335,25 @@ def test_a_longer_run_begins_like_a_shorter_one() -> None:
 def test_bad_settings_are_named(table: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, table)
+
+
+def test_a_damaged_state_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.tiny_training", str(out), "train_step", "5"], capture_output=True, check=False
+    )
+    assert child.returncode == -9, child.stderr
+    state = tmp_path / "run.steps" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"cannot be continued .*; remove .*run\.steps, or choose another --out"):
+        tiny_train(out)
+
+
+def test_a_run_that_died_early_is_not_continued_with_another_vocabulary(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    subprocess.run(
+        [sys.executable, "-m", "tests.tiny_training", str(out), "train_step", "1"], capture_output=True, check=False
+    )
+    assert not (tmp_path / "run.steps" / "state.pt").exists()
+    with pytest.raises(ConfigError, match="belongs to a run with other settings"):
+        tiny_train(out, tiny_config(vocab_size=420))

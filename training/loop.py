@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -60,9 +61,7 @@ def new_state(model: DualEncoder, config: TrainConfig) -> TrainState:
     return TrainState(model, average, make_optimizer(model, config))
 
 
-def run_steps(
-    state: TrainState, batcher: Batcher, config: TrainConfig, evaluate: Evaluate, state_file: Path, fingerprint: str
-) -> None:
+def run_steps(state: TrainState, batcher: Batcher, config: TrainConfig, evaluate: Evaluate, state_file: Path) -> None:
     """Train the towers from `state.step` to `config.steps`, saving to `state_file` on the way.
 
     Raises:
@@ -87,7 +86,7 @@ def run_steps(
                 note += f" | recall@10 {state.history[-1].get('recall_at_10', math.nan):.3f}"
             advance(1, note)
             if state.step % config.save_every == 0 or state.step == config.steps:
-                save_state(state, state_file, fingerprint, config.steps)
+                save_state(state, state_file, config.steps)
 
 
 def train_step(
@@ -143,11 +142,10 @@ def _require_number(loss: torch.Tensor, step: int) -> None:
         )
 
 
-def save_state(state: TrainState, path: Path, fingerprint: str, steps: int) -> None:
+def save_state(state: TrainState, path: Path, steps: int) -> None:
     """Write the state whole: a kill at any moment leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table: dict[str, Any] = {
-        "fingerprint": fingerprint,
         "step": state.step,
         "steps": steps,
         "history": state.history,
@@ -160,23 +158,25 @@ def save_state(state: TrainState, path: Path, fingerprint: str, steps: int) -> N
     partial.replace(path)
 
 
-def load_state_(state: TrainState, path: Path, fingerprint: str, config: TrainConfig) -> None:
+def load_state_(state: TrainState, path: Path, config: TrainConfig) -> None:
     """Continue `state` from `path`, perhaps to another number of steps.
 
     Raises:
-        ConfigError: the file was written by a run with other settings, or its cool-down has begun
-            and the number of steps is another one.
+        ConfigError: the cool-down of the run has begun and the number of steps is another one, or
+            the file is damaged or of another version.
     """
-    table = torch.load(path, weights_only=True)
-    plateau = min(cooldown_start(steps, config) for steps in (table["steps"], config.steps))
-    is_same_run = table["fingerprint"] == fingerprint
-    if not is_same_run or (table["steps"] != config.steps and table["step"] > plateau):
-        found = "other settings" if not is_same_run else f"{table['steps']} steps, whose cool-down has begun"
-        raise ConfigError(
-            f"{path}: belongs to a run with {found}; expected the settings of this run; "
-            f"remove {path.parent}, or choose another --out"
-        )
-    state.step, state.history = table["step"], table["history"]
-    state.model.load_state_dict(table["model"])
-    state.average.load_state_dict(table["average"])
-    state.optimizer.load_state_dict(table["optimizer"])
+    advice = f"remove {path.parent}, or choose another --out"
+    try:
+        table = torch.load(path, weights_only=True)
+        plateau = min(cooldown_start(steps, config) for steps in (table["steps"], config.steps))
+        if table["steps"] != config.steps and table["step"] > plateau:
+            raise ConfigError(
+                f"{path}: belongs to a run of {table['steps']} steps, whose cool-down has begun; "
+                f"expected {config.steps} steps; {advice}"
+            )
+        state.model.load_state_dict(table["model"])
+        state.average.load_state_dict(table["average"])
+        state.optimizer.load_state_dict(table["optimizer"])
+        state.step, state.history = table["step"], table["history"]
+    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise ConfigError(f"{path}: cannot be continued ({error}); expected the state of this run; {advice}") from error

@@ -19,7 +19,7 @@ from dmedge.data.emoji import VALIDATION_STYLE
 from dmedge.data.evalset import EvalSet, emoji_evalset
 from dmedge.data.tokenizer import Tokenizer, train_tokenizer
 from dmedge.data.transforms import Preprocess
-from dmedge.errors import ArtifactError
+from dmedge.errors import ArtifactError, ConfigError
 from dmedge.evidence.accuracy import evaluate
 from dmedge.manifest import canonical_json
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, save_checkpoint
@@ -49,17 +49,14 @@ def train(config: TrainConfig, out: Path) -> Artifact:
         raise ArtifactError(f"{out}: exists already; expected a new directory; choose another --out or remove it")
     steps = out.with_name(f"{out.name}.steps")
     steps.mkdir(parents=True, exist_ok=True)
+    _claim(steps, config)
     data = load_training_data(config.data)
     tokenizer = _tokenizer(data, config, steps / "tokenizer.model")
     batcher = make_batcher(data, tokenizer, config)
     state = new_state(_initial_model(batcher), config)
-    settings = {
-        name: value for name, value in asdict(config).items() if name not in ("steps", "fusion_steps", "storage")
-    }
-    fingerprint = hashlib.sha256(canonical_json(settings)).hexdigest()
     state_file = steps / "state.pt"
     if state_file.exists():
-        load_state_(state, state_file, fingerprint, config)
+        load_state_(state, state_file, config)
         logger.info("continuing %s at step %d of %d", steps, state.step, config.steps)
     preprocess = Preprocess(size=state.model.config.image_size)
     validation = emoji_evalset(style=VALIDATION_STYLE, split="held_out", part="validation").subset(
@@ -71,7 +68,6 @@ def train(config: TrainConfig, out: Path) -> Artifact:
         config,
         lambda model: _validate(model, tokenizer, preprocess, validation),
         state_file,
-        fingerprint,
     )
     train_fusion(state.average, batcher, config)
     checkpoint = Checkpoint(state.average.eval(), tokenizer, preprocess, data.labels)
@@ -80,9 +76,29 @@ def train(config: TrainConfig, out: Path) -> Artifact:
     return artifact
 
 
+def _claim(steps: Path, config: TrainConfig) -> None:
+    """Mark `steps` as the folder of a run with these settings, those aside that may still change.
+
+    Raises:
+        ConfigError: it is marked by a run with other settings.
+    """
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in ("steps", "fusion_steps", "storage")
+    }
+    fingerprint = hashlib.sha256(canonical_json(settings)).hexdigest()
+    mark = steps / "settings.sha256"
+    if mark.exists() and mark.read_text(encoding="utf-8") != fingerprint:
+        raise ConfigError(
+            f"{steps}: belongs to a run with other settings; expected the settings of this run; "
+            "remove it, or choose another --out"
+        )
+    mark.write_text(fingerprint, encoding="utf-8")
+
+
 def _tokenizer(data: TrainingData, config: TrainConfig, path: Path) -> Tokenizer:
     """Train the vocabulary on the training text only, or take the one that this run has made before."""
     if not path.exists():
+        logger.info("fitting a vocabulary of %d subwords to %d texts", config.vocab_size, len(data.texts))
         train_tokenizer(sorted(set(data.texts)), path, config.vocab_size)
     return Tokenizer(path, config.model.context_length)
 
