@@ -307,8 +307,8 @@ def test_newest_is_by_time_kind_and_consent(make_artifact: MakeArtifact, tmp_pat
     assert [path.name for path in find_artifacts(runs)] == ["new", "middle", "old"]
     with pytest.raises(ArtifactError, match="holds no fitting evidence; expected one; name one, or run dmedge verify"):
         newest_artifact("evidence", root=runs)
-    with pytest.raises(ArtifactError, match="holds no fitting checkpoint"):
-        newest_artifact("checkpoint", root=tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match="holds no fitting bundle"):
+        newest_artifact("bundle", root=tmp_path / "nowhere")
 
 
 def test_file_hints_at_the_near_name(make_artifact: MakeArtifact) -> None:
