@@ -33,9 +33,9 @@ def main(evaluation: Path, *judged: Path) -> None:
     found = json.loads(evaluation.read_text("utf-8"))
     verdicts = [json.loads(path.read_text("utf-8")) for path in judged]
     print("# Results of the shipped checkpoint\n")
-    print(f"`{found['data']}`: {found['n_images']:,} pictures in an art style that was never trained on nor looked at")
-    print(f"while settings were chosen, {found['n_texts']:,} texts in {count_languages(found['languages'])}. Figures")
-    print("are means over locales. `tools/results.py` writes this page.\n")
+    print(f"`{found['data']}`: {found['n_images']:,} pictures in an art style that was never trained on; settings")
+    print(f"were chosen on another one, fxemoji. {found['n_texts']:,} texts in {count_languages(found['languages'])};")
+    print("figures are means over locales. `tools/results.py` writes this page.\n")
     for direction in ("text_to_image", "image_to_text"):
         print(f"## {direction.replace('_', ' ').capitalize()}\n")
         print("| | n | among | recall@1 | recall@5 | recall@10 | chance@1 |\n|---|---|---|---|---|---|---|")
@@ -43,10 +43,7 @@ def main(evaluation: Path, *judged: Path) -> None:
             print(row(meaning, found["tags"][tag][direction]))
         print(row("all", found["macro"][direction]) + "\n")
     print("## Languages\n\nText to image, all texts, recall@10; beside it what each int8 bundle has.\n")
-    targets = [
-        verdict["runtime"]["name"] if isinstance(verdict["runtime"], dict) else path.stem
-        for verdict, path in zip(verdicts, judged, strict=True)
-    ]
+    targets = [verdict["runtime"]["runtime"] for verdict in verdicts]
     print("| locale | language | script | n | recall@1 | recall@10 | " + " | ".join(targets) + " |")
     print("|---|---|---|---|---|---|" + "---|" * len(targets))
     for tag, both in found["languages"].items():
