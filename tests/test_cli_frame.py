@@ -237,3 +237,21 @@ def test_progress_off_a_terminal_writes_lines_to_stderr(
     lines = captured.err.splitlines()
     assert lines[-1].startswith("training 4/4")
     assert lines[-1].endswith("loss 3")
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [("torch", ["train"], "train"), ("torch", ["eval", "emoji"], "train")],
+    ids=["train", "eval"],
+)
+def test_a_missing_package_names_the_command_that_installs_it(
+    tmp_path: Path, package: str, arguments: list[str], extra: str
+) -> None:
+    program = (
+        f"import sys; sys.modules['{package}'] = None; sys.argv = ['dmedge', *{arguments}]\n"
+        "import dmedge.cli.main; dmedge.cli.main.main()"
+    )
+    child = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert child.returncode == 1
+    assert f"pip install 'dmedge[{extra}]'" in child.stderr
+    assert "Traceback" not in child.stderr

@@ -35,6 +35,18 @@ COMMANDS = {
 }
 
 
+# Optional package -> the extra that brings it, for those who installed only what runs a bundle.
+EXTRAS = {
+    "torch": "train",
+    "accelerate": "train",
+    "executorch": "executorch",
+    "torchao": "executorch",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "pyarrow": "report",
+}
+
+
 class LazyGroup(click.Group):
     """Imports a command when it is called, and turns every expected error into one line and an exit code."""
 
@@ -72,6 +84,12 @@ def _failures_on_one_line(ctx: click.Context) -> Iterator[None]:
         if error.errno == errno.EPIPE:  # the reader has left, which click takes quietly
             raise
         _fail(ctx, str(error), DmedgeError.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        command = f"pip install 'dmedge[{EXTRAS[package]}]'"
+        _fail(ctx, f"{package} is not installed, which this command needs; run {command}", DmedgeError.exit_code)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         ctx.exit(INTERRUPTED)
