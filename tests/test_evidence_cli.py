@@ -19,7 +19,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -55,9 +55,9 @@ def test_eval_refuses_unknown_styles_and_folders(tiny_checkpoint: Artifact) -> N
 
 
 def test_verify_finds_baseline_and_twin_and_fails_with_three(
-    int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workplace: Path
+    int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workdir: Path
 ) -> None:
-    out = workplace / "evidence"
+    out = workdir / "evidence"
     command = ["verify", int8_bundle.root, "--data", pictures, "--json", "--budget", "program_size_ratio=0.01"]
     result = run(*command, "--out", out)
     assert result.exit_code == 3, result.stderr
@@ -76,7 +76,7 @@ def test_verify_finds_baseline_and_twin_and_fails_with_three(
 
 
 def test_verify_refuses_other_kinds_and_baselines(
-    int8_bundle: Artifact, int8_checkpoint: Artifact, tiny_checkpoint: Artifact, workplace: Path
+    int8_bundle: Artifact, int8_checkpoint: Artifact, tiny_checkpoint: Artifact, workdir: Path
 ) -> None:
     result = run("verify", tiny_checkpoint.root)
     assert (result.exit_code, "found a checkpoint; expected a bundle" in result.stderr) == (1, True)
@@ -84,18 +84,18 @@ def test_verify_refuses_other_kinds_and_baselines(
     assert (result.exit_code, "is quantized itself" in result.stderr) == (1, True)
     result = run("verify", int8_bundle.root, "--budget", "program_size=1", "--out", "never")
     assert (result.exit_code, "did you mean 'program_size_ratio'" in result.stderr) == (1, True)
-    assert not (workplace / "never").exists()
+    assert not (workdir / "never").exists()
     result = run("verify")
     assert (result.exit_code, "holds no fitting bundle" in result.stderr) == (1, True)
 
 
 def test_bench_labels_host_figures_and_refuses_other_devices(
-    int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workplace: Path
+    int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workdir: Path
 ) -> None:
     result = run("bench", int8_bundle.root, "--device", "adb:emulator-5554")
     assert (result.exit_code, "local (this machine) only" in result.stderr) == (1, True)
     command = ["bench", int8_bundle.root, "--baseline", tiny_checkpoint.root, "--data", pictures, "--rounds", 2]
-    result = run(*command, "--out", workplace / "bench", "--json")
+    result = run(*command, "--out", workdir / "bench", "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["label"] == "host figure, not a phone"
@@ -109,7 +109,7 @@ def test_bench_labels_host_figures_and_refuses_other_devices(
         assert start["peak_rss_bytes"] >= start["base_rss_bytes"] > 0
         assert len(start["repeats"]) == 3
     assert report["host"]["before"]["cores"] >= 1
-    page = run("report", workplace / "bench", "--out", workplace / "page.html")
+    page = run("report", workdir / "bench", "--out", workdir / "page.html")
     assert page.exit_code == 0, page.stderr
-    assert "not verified" in (workplace / "page.html").read_text("utf-8")
-    assert run("report", workplace / "bench", "--out", workplace / "page.html").exit_code == 1
+    assert "not verified" in (workdir / "page.html").read_text("utf-8")
+    assert run("report", workdir / "bench", "--out", workdir / "page.html").exit_code == 1
