@@ -18,14 +18,15 @@ Exported by dmedge in {precision}.
 | `conformance/` | pictures and texts with what every program must answer; run it on your device |
 | `LICENSES/` | what the data and this tool ask of you |
 
-`encode_image(pixels) -> embedding, patches` takes uint8 [1, {size}, {size}, 3], RGB.
-`encode_text(ids, mask) -> embedding, tokens` takes int32 [1, L], 1 <= L <= {context_length}; mask is 1 on tokens.
+- `encode_image(pixels) -> embedding, patches` takes uint8 [1, {size}, {size}, 3], RGB.
+- `encode_text(ids, mask) -> embedding, tokens` takes int32 [1, L], 1 <= L <= {context_length}; mask is 1 on tokens.
 {fuse}
 Embeddings are float32 [1, {embed_dim}] of unit length: their dot product is the score of a picture for a text.
 """
 
-_FUSE = """`fuse(patches, tokens, mask) -> match, classes` takes what the encoders returned: one number for how well
-they fit, and one for each class."""
+_FUSE = """- `fuse(patches, tokens, mask) -> match, classes` takes what the encoders returned: one number for how well
+  they fit, and one for each class.
+"""
 
 _ANDROID = """
 ## Kotlin

@@ -282,6 +282,15 @@ def test_the_readme_speaks_of_its_target(bundle: Artifact) -> None:
     assert ("```kotlin" in text) == (bundle.manifest.target == "android")
 
 
+def test_the_python_of_the_readme_runs(onnx_bundle: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(onnx_bundle.root)
+    code = (onnx_bundle.root / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)  # the text is our own
+    assert names["score"].shape == (1, 1)
+    assert abs(names["score"].item()) <= 1 + 1e-6
+
+
 @pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_programs(
     int8_checkpoint: Artifact, onnx_int8_bundle: Artifact, tmp_path: Path
