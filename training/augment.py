@@ -1,6 +1,7 @@
 """Augmentation that keeps meaning: no flips (arrows, hands and text have a direction)."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -56,9 +57,10 @@ def _warp(x: Tensor, draw: Tensor, strength: float) -> Tensor:
     return F.grid_sample(x, grid, align_corners=False)
 
 
-def _recolour(x: Tensor, uniform: object, sometimes: object, strength: float) -> Tensor:
+def _recolour(
+    x: Tensor, uniform: Callable[..., Tensor], sometimes: Callable[[float], Tensor], strength: float
+) -> Tensor:
     """Tint the background, mix channels, change contrast and gamma, drop colour."""
-    assert callable(uniform) and callable(sometimes)
     tint = 1 - uniform(3, 1, 1) * 0.6 * strength * sometimes(0.3)
     x = x * tint
     mix = torch.eye(3) + (uniform(3, 3) - 0.5) * 0.3 * strength

@@ -63,6 +63,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "texts_per_image", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.fusion_steps < 0:
+            raise ValueError(f"fusion_steps is {self.fusion_steps}; expected 0 or more")
         if self.batch_size < 2:
             raise ValueError(f"batch_size is {self.batch_size}; a contrastive loss needs 2 or more")
         for name in ("name_share", "text_noise", "subword_sampling", "label_smoothing", "ema_decay", "cooldown_share"):
