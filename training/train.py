@@ -28,7 +28,7 @@ from dmedge.model.dual import DualEncoder
 from dmedge.training.batches import Batcher, make_batcher, pad
 from dmedge.training.config import TrainConfig
 from dmedge.training.data import TrainingData, load_training_data
-from dmedge.training.loop import TrainState, load_state_, new_state, run_steps, train_fusion
+from dmedge.training.loop import TrainState, load_state_, new_state, pick_precision, run_steps, train_fusion
 from dmedge.training.warm_start import factorise
 
 logger = logging.getLogger(__name__)
@@ -191,5 +191,5 @@ def _write(checkpoint: Checkpoint, data: TrainingData, state: TrainState, config
             programs=checkpoint_programs(checkpoint.model.config),
             precision={"*": config.storage},
             languages=data.languages,
-            summary={"parameters": parameters, "validation": state.history},
+            summary={"parameters": parameters, "autocast": pick_precision(config), "validation": state.history},
         )
