@@ -8,7 +8,7 @@ from torch import nn
 from dmedge.config import near_match
 from dmedge.errors import ConfigError
 from dmedge.model.dual import DualEncoder
-from dmedge.model.image import ConvNorm
+from dmedge.model.image import ConvNet, ConvNorm
 from dmedge.model.quantized import Scheme
 
 # Dynamic ranges cost a transformer nothing and need no calibration; a convolution is only fast
@@ -40,19 +40,23 @@ def plan_precision(model: DualEncoder, keep: Sequence[str] = ()) -> dict[str, Sc
     plan: dict[str, Scheme] = {
         name: SCHEMES[type(module)] for name, module in model.named_modules() if type(module) in SCHEMES
     }
+    sites = conv_sites(model)
+    plan |= {name: "float32" for name, scheme in plan.items() if scheme == "int8_static" and name not in sites}
     for kept in keep:
         below = [name for name in plan if name == kept or name.startswith(f"{kept}.")]
         if not below:
             raise ConfigError(f"keep: no module {kept!r} with weights{near_match(kept, _prefixes(plan))}")
         plan |= dict.fromkeys(below, "float32")
-    for name, site in conv_sites(model).items():
+    for name, site in sites.items():
         if plan[name] == "int8_static":
             plan |= dict.fromkeys((site.input_point, *site.output_points), "int8_static")
     return plan
 
 
 def conv_sites(model: DualEncoder) -> dict[str, ConvSite]:
-    """Where each convolution of the image tower stands between activation points."""
+    """Where each convolution of a `ConvNet` stands between activation points; no other tower has such points."""
+    if not isinstance(model.image, ConvNet):
+        return {}
     sites = {"image.stem.conv": ConvSite("image.input_point", ("image.stem_point",))}
     before = "image.stem_point"
     for number, block in enumerate(model.image.blocks):

@@ -15,7 +15,7 @@ from dmedge.compress.config import CompressConfig
 from dmedge.compress.observe import observe_ranges
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
-from dmedge.data.tokenizer import Tokenizer
+from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.errors import ArtifactError
 from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
 from dmedge.model.costs import count_costs
@@ -90,7 +90,7 @@ def _batches(calibration: CalibrationSet) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def _ledger(
-    before: DualEncoder, after: DualEncoder, tokenizer: Tokenizer, calibration: CalibrationSet
+    before: DualEncoder, after: DualEncoder, tokenizer: AnyTokenizer, calibration: CalibrationSet
 ) -> dict[str, object]:
     """What it saved and what it cost, on the calibration data."""
     ids, mask = (torch.from_numpy(array) for array in tokenizer.batch(calibration.texts))

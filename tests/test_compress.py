@@ -26,7 +26,7 @@ from dmedge.errors import ArtifactError, ConfigError
 from dmedge.files import digest_file, list_files
 from dmedge.model.checkpoint import load_checkpoint
 from dmedge.model.dual import DualEncoder
-from dmedge.model.image import fold_batch_norm_
+from dmedge.model.image import ConvNet, fold_batch_norm_
 from tests.conftest import MakeArtifact
 from tests.tiny_bundles import CONFIG, tiny_checkpoint, tiny_model
 
@@ -62,6 +62,7 @@ def test_the_plan_names_every_weight(folded: DualEncoder) -> None:
 
 def test_an_identity_skip_is_not_rounded_twice(folded: DualEncoder) -> None:
     plan = _schemes(folded)
+    assert isinstance(folded.image, ConvNet)
     for number, block in enumerate(folded.image.blocks):
         is_identity = isinstance(block.skip, nn.Identity)
         assert (f"image.blocks.{number}.skip_point" in plan) == (not is_identity)
@@ -151,6 +152,7 @@ def test_kept_modules_are_float_on_disk(tiny_checkpoint: Artifact, tmp_path: Pat
     config = CompressConfig(int8=True, calibration_items=4, keep=("text", "image.stem"))
     loaded = load_checkpoint(compress_artifact(tiny_checkpoint, config, tmp_path / "kept"))
     assert isinstance(loaded.model.text.token, nn.Embedding)
+    assert isinstance(loaded.model.image, ConvNet)
     assert isinstance(loaded.model.image.stem.conv, nn.Conv2d)
     before = load_checkpoint(tiny_checkpoint).model
     ids = torch.tensor([[5, 9, 2]], dtype=torch.int32)

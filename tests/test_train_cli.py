@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,13 @@ from click.testing import CliRunner
 
 from dmedge.artifact import load_artifact
 from dmedge.cli.main import cli
+from dmedge.training.config import changed_settings
 from tests.tiny_training import tiny_config, tiny_world
 
-SETTINGS = [f"{key}={json.dumps(value)}" for key, value in asdict(tiny_config()).items() if key != "model"] + [
-    f"model.{key}={json.dumps(value)}" for key, value in asdict(tiny_config().model).items()
+SETTINGS = [
+    f"{name}{'.' + key if isinstance(value, dict) else ''}={json.dumps(inner)}"
+    for name, value in changed_settings(tiny_config()).items()
+    for key, inner in (value.items() if isinstance(value, dict) else [("", value)])
 ]
 TINY = [argument for setting in SETTINGS for argument in ("--set", setting)]
 
@@ -39,7 +41,7 @@ def test_it_prints_the_path_and_the_validation_figures() -> None:
     assert {"recall at 1", "recall at 10"} <= {" ".join(line.split()[:-1]) for line in lines[1:]}
     assert "train 6/6" in stderr
     assert load_artifact("runs/emoji-quick", kind="checkpoint").manifest.config["steps"] == 6
-    assert [path.name for path in Path("runs").iterdir()] == ["emoji-quick"]
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["emoji-quick", "emoji-quick.log"]
 
 
 def test_json_is_all_that_goes_to_stdout() -> None:
@@ -61,7 +63,7 @@ def test_a_killed_run_is_continued_and_says_so() -> None:
         check=False,
     )
     assert child.returncode == -9, child.stderr
-    assert Path("runs/emoji.steps/state.pt").exists()
+    assert list(Path("runs/emoji.steps").glob("step-*.pt"))
     code, stdout, stderr = run("--steps", "10")
     assert code == 0, stderr
     assert "continuing runs/emoji.steps at step 8 of 10" in " ".join(stderr.split())

@@ -9,23 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from dmedge.artifact import load_artifact
 from dmedge.config import load_config
 from dmedge.data.emoji import TEST_STYLE, TRAIN_STYLES, VALIDATION_STYLE, load_pack
 from dmedge.data.splits import cell_split, is_unseen_emoji
-from dmedge.errors import ArtifactError, ConfigError, DataError, DmedgeError
+from dmedge.errors import ArtifactError, ConfigError, DmedgeError
 from dmedge.model.checkpoint import load_checkpoint
 from dmedge.training.augment import augment_images, noisy_text
+from dmedge.training.batch import TextChunk
 from dmedge.training.batches import Batcher, pad
 from dmedge.training.config import TrainConfig
-from dmedge.training.data import TrainingData, draw_batch, emoji_training_data, load_training_data
-from dmedge.training.loop import new_state, train_fusion
-from dmedge.training.objective import DualObjective, TextChunk, multi_positive_contrastive
-from dmedge.training.optimizer import learning_rate, update_average_
-from dmedge.training.train import _initial_model as initial_model
-from tests.tiny_training import TOWERS, tiny_batcher, tiny_config, tiny_data, tiny_train
+from dmedge.training.data import TrainingData, draw_batch, emoji_training_data
+from dmedge.training.fusion import concept_fusion_loss
+from dmedge.training.loop import train_fusion
+from dmedge.training.materials import concept_model as initial_model
+from dmedge.training.objective import Objective
+from dmedge.training.optimizer import learning_rate
+from tests.tiny_training import SIZE, TOWERS, tiny_batcher, tiny_config, tiny_data, tiny_train
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def batcher(tmp_path: Path) -> Batcher:
 
 
 @pytest.mark.parametrize(
-    ("where", "calls", "saved"), [("train_step", 7, 4), ("fusion_loss", 2, 10)], ids=["towers", "fusion"]
+    ("where", "calls", "saved"), [("train_step", 7, 4), ("concept_fusion_loss", 2, 10)], ids=["towers", "fusion"]
 )
 def test_a_killed_run_continues_to_the_very_same_checkpoint(
     tmp_path: Path, where: str, calls: int, saved: int, caplog: pytest.LogCaptureFixture
@@ -48,8 +49,7 @@ def test_a_killed_run_continues_to_the_very_same_checkpoint(
     )
     assert child.returncode == -9, child.stderr
     assert not out.exists()
-    state = torch.load(tmp_path / "killed.steps" / "state.pt", weights_only=True)
-    assert state["step"] == saved
+    assert max((tmp_path / "killed.steps").glob("step-*.pt")).name == f"step-{saved:08d}.pt"
 
     caplog.set_level("INFO", logger="dmedge")
     resumed, whole = tiny_train(out), tiny_train(tmp_path / "whole")
@@ -76,9 +76,12 @@ def test_an_existing_directory_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DmedgeError, match=r"step \d+: the loss is (nan|inf); expected a finite number"):
+    with pytest.raises(DmedgeError, match=r"step \d+: the loss is (nan|inf) .* on key \d+.*; expected a finite number"):
         tiny_train(tmp_path / "run", tiny_config(learning_rate=1e30, clip_norm=1e30, warmup_steps=0))
     assert not (tmp_path / "run").exists()
+    (saved,) = (tmp_path / "run.steps").glob("not-finite-step-*.pt")
+    batch = torch.load(saved, weights_only=True)
+    assert batch["pixels"].shape == (6, SIZE, SIZE, 3) and len(batch["key"]) == 6
 
 
 def test_the_checkpoint_loads_and_names_its_languages(tmp_path: Path) -> None:
@@ -99,41 +102,22 @@ def test_constant_features_lose_the_log_of_the_candidates(batcher: Batcher) -> N
     model = initial_model(batcher)
     assert model.head is not None
     torch.nn.init.zeros_(model.head.keys.weight)  # no concept is preferred: the posterior is uniform
-    batch, rng, generator = batcher.draw(0)
-    losses = DualObjective(model, 1.0, 0.05)(
-        batcher.images(batch, rng, generator), batcher.text_chunks(batch, rng), torch.from_numpy(batch.concepts)
-    )
-    concepts, images = math.log(batcher.data.concepts), math.log(len(batch.concepts))
-    assert losses["image"].item() == pytest.approx(concepts, abs=1e-4)
-    assert losses["text"].item() == pytest.approx(concepts, abs=1e-4)
-    assert losses["contrastive"].item() == pytest.approx(images, abs=1e-4)
-    assert losses["loss"].item() == pytest.approx(2 * concepts + images, abs=1e-3)
-
-
-def test_contrastive_loss_does_not_depend_on_the_order_of_texts() -> None:
-    image, text = F.normalize(torch.randn(4, 8), dim=-1), F.normalize(torch.randn(8, 8), dim=-1)
-    row, order = torch.arange(8) % 4, torch.randperm(8)
-    scale = torch.tensor(10.0)
-    torch.testing.assert_close(
-        multi_positive_contrastive(image, text, row, scale),
-        multi_positive_contrastive(image, text[order], row[order], scale),
-    )
-
-
-def test_contrastive_loss_vanishes_where_every_pair_is_found() -> None:
-    image = torch.eye(4)
-    row = torch.arange(8) % 4
-    assert multi_positive_contrastive(image, image[row], row, torch.tensor(100.0)).item() < 1e-6
+    batch = batcher.batch(0, 0, 1)
+    objective = Objective(model, tiny_config(contrastive_weight=1.0))
+    encoded = objective(batch)
+    concepts, images = math.log(batcher.data.concepts), math.log(len(batch.key))
+    assert encoded["local/image"].item() == pytest.approx(concepts, abs=1e-4)
+    assert encoded["local/text"].item() == pytest.approx(concepts, abs=1e-4)
+    assert objective.joint(encoded)["contrastive"].item() == pytest.approx(images, abs=1e-4)
 
 
 def test_padding_in_other_chunks_changes_no_loss(batcher: Batcher) -> None:
-    model = initial_model(batcher).eval()
-    batch, rng, generator = batcher.draw(0)
-    pixels, chunks = batcher.images(batch, rng, generator), batcher.text_chunks(batch, rng)
+    objective = Objective(initial_model(batcher).eval(), tiny_config(match_weight=0.0, class_weight=0.0))
+    batch = batcher.batch(0, 0, 1)
+    chunks = batch.chunks
     ids = [row[: int(kept.sum())].tolist() for chunk in chunks for row, kept in zip(chunk.ids, chunk.mask, strict=True)]
-    together = [TextChunk(*pad(ids), torch.cat([chunk.row for chunk in chunks]))]
-    objective, concepts = DualObjective(model, 0.5, 0.0), torch.from_numpy(batch.concepts)
-    torch.testing.assert_close(objective(pixels, chunks, concepts), objective(pixels, together, concepts))
+    together = TextChunk(*pad(ids), torch.cat([chunk.key for chunk in chunks]))
+    torch.testing.assert_close(objective(batch), objective(replace(batch, chunks=(together,))))
 
 
 # Where a run starts
@@ -168,10 +152,8 @@ def test_a_seed_fixes_the_start(tmp_path: Path, batcher: Batcher) -> None:
 
 def test_a_batch_depends_on_nothing_but_seed_and_step(batcher: Batcher) -> None:
     def tensors(step: int) -> list[torch.Tensor]:
-        batch, rng, generator = batcher.draw(step)
-        pixels = batcher.images(batch, rng, generator)
-        chunks = batcher.text_chunks(batch, rng)
-        return [pixels, *(tensor for chunk in chunks for tensor in (chunk.ids, chunk.mask, chunk.row))]
+        batch = batcher.batch(step, 0, 1)
+        return [batch.pixels, *(tensor for chunk in batch.chunks for tensor in (chunk.ids, chunk.mask, chunk.key))]
 
     first, other, again = tensors(3), tensors(4), tensors(3)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(first, again, strict=True))
@@ -244,9 +226,9 @@ def test_texts_of_the_embedded_data_belong_to_their_cells(emoji_data: TrainingDa
         assert set(emoji_data.texts[start:stop]) in (words, set())
 
 
-def test_unknown_data_is_an_error() -> None:
-    with pytest.raises(DataError, match="data = 'emojis'; expected 'emoji'"):
-        load_training_data("emojis")
+def test_unknown_data_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="data = 'emojis'; expected 'emoji', or one of folder"):
+        tiny_train(tmp_path / "run", tiny_config(data="emojis"))
 
 
 # Augmentation
@@ -280,7 +262,7 @@ def test_noisy_text_is_never_empty(rng: np.random.Generator) -> None:
 def test_fusion_training_leaves_the_towers_bit_identical(batcher: Batcher) -> None:
     model = initial_model(batcher)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    train_fusion(model, batcher, batcher.config)
+    train_fusion(model, lambda model, step: concept_fusion_loss(model, batcher, step), batcher.config)
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
@@ -291,15 +273,8 @@ def test_a_model_without_fusion_has_none_to_train(batcher: Batcher) -> None:
     config = tiny_config(model=replace(TOWERS, fusion="none"))
     model = initial_model(replace(batcher, config=config))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    train_fusion(model, batcher, config)
+    train_fusion(model, lambda model, step: concept_fusion_loss(model, batcher, step), config)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_the_average_of_a_constant_is_the_constant(batcher: Batcher) -> None:
-    state = new_state(initial_model(batcher), batcher.config)
-    update_average_(state.average, state.model, 1, 0.998)
-    pairs = zip(state.average.state_dict().values(), state.model.state_dict().values(), strict=True)
-    assert all(torch.allclose(mine, theirs) for mine, theirs in pairs)
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_a_hundredth() -> None:
@@ -337,16 +312,28 @@ def test_bad_settings_are_named(table: dict[str, object], message: str) -> None:
         load_config(TrainConfig, table)
 
 
-def test_a_damaged_state_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "run"
     child = subprocess.run(
-        [sys.executable, "-m", "tests.tiny_training", str(out), "train_step", "5"], capture_output=True, check=False
+        [sys.executable, "-m", "tests.tiny_training", str(out), "train_step", "9"], capture_output=True, check=False
     )
     assert child.returncode == -9, child.stderr
-    state = tmp_path / "run.steps" / "state.pt"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match=r"cannot be continued .*; remove .*run\.steps, or choose another --out"):
-        tiny_train(out)
+    _, newest = sorted((tmp_path / "run.steps").glob("step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    caplog.set_level("INFO", logger="dmedge")
+    resumed = tiny_train(out)
+    assert f"{newest.name}: cannot be read" in caplog.text and "at step 4 of 10" in caplog.text
+    assert resumed.digest == tiny_train(tmp_path / "whole").digest
+
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.tiny_training", str(tmp_path / "next"), "train_step", "5"],
+        capture_output=True,
+        check=False,
+    )
+    for state in (tmp_path / "next.steps").glob("step-*.pt"):
+        state.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"none of its 1 states can be read; .*remove the folder to start anew"):
+        tiny_train(tmp_path / "next")
 
 
 def test_a_run_that_died_early_is_not_continued_with_another_vocabulary(tmp_path: Path) -> None:
@@ -354,6 +341,6 @@ def test_a_run_that_died_early_is_not_continued_with_another_vocabulary(tmp_path
     subprocess.run(
         [sys.executable, "-m", "tests.tiny_training", str(out), "train_step", "1"], capture_output=True, check=False
     )
-    assert not (tmp_path / "run.steps" / "state.pt").exists()
+    assert not list((tmp_path / "run.steps").glob("step-*.pt"))
     with pytest.raises(ConfigError, match="belongs to a run with other settings"):
         tiny_train(out, tiny_config(vocab_size=420))

@@ -1,4 +1,4 @@
-"""From a drawn batch to tensors: augmentation, text noise, tokens, padding."""
+"""Batches of concepts, and what other batches share with them: text noise, tokens, padding."""
 
 from dataclasses import dataclass
 
@@ -9,27 +9,46 @@ from torch import Tensor
 
 from dmedge.data.tokenizer import Tokenizer
 from dmedge.training.augment import augment_images, noisy_text
+from dmedge.training.batch import TextChunk, TrainBatch
 from dmedge.training.config import TrainConfig
 from dmedge.training.data import Batch, TrainingData, draw_batch
-from dmedge.training.objective import TextChunk
 
 CHUNKS = 6  # texts of one batch are padded in this many groups of similar length
 SPLIT_SHARE = 0.3  # of the tokens of a text whose subwords are disturbed
+RANK_STREAM = 2  # of the random numbers of one rank among several; 1 is that of style mixing
 
 
 @dataclass(frozen=True, eq=False)
 class Batcher:
-    """Builds the tensors of any step; holds the tokens of every training text."""
+    """Builds the tensors of any step; holds the tokens of every training text. The key of a batch is its concepts."""
 
     data: TrainingData
     tokenizer: Tokenizer
     config: TrainConfig
     tokens: tuple[list[int], ...]
 
+    @property
+    def images_per_epoch(self) -> int:
+        """Number of training pictures, in all art styles."""
+        return len(self.data.images)
+
+    def batch(self, step: int, rank: int, world: int) -> TrainBatch:
+        """The rows `rank::world` of the global batch of `step`; noise and augmentation are the rank's own."""
+        batch, rng, generator = self.draw(step)
+        if world > 1:
+            batch = batch.share(rank, world)
+            rng = np.random.default_rng([self.config.seed, step, RANK_STREAM, rank])
+            generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        pixels = self.images(batch, rng, generator)
+        return TrainBatch(pixels, torch.from_numpy(batch.concepts), self.text_chunks(batch, rng))
+
     def draw(self, step: int) -> tuple[Batch, np.random.Generator, torch.Generator]:
         """Draw the batch of `step` and the generators that its augmentation uses."""
         rng = np.random.default_rng([self.config.seed, step])
-        batch = draw_batch(self.data, rng, self.config.batch_size, self.config.texts_per_image, self.config.name_share)
+        config = self.config
+        batch = draw_batch(
+            self.data, rng, config.batch_size, config.texts_per_image, config.name_share, config.language_balance
+        )
         return batch, rng, torch.Generator().manual_seed(int(rng.integers(2**31)))
 
     def images(self, batch: Batch, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -52,21 +71,19 @@ class Batcher:
     def _disturbed(self, row: int, rng: np.random.Generator, is_noisy: bool, is_sampled: bool) -> list[int]:
         if not (is_noisy or is_sampled):
             return self.tokens[row]
-        text = self.data.texts[row]
-        if is_noisy:
-            text = noisy_text(text, rng)
-        ids = self.tokenizer.encode(text)
-        return split_tokens(ids, self.tokenizer, rng) if is_sampled else ids
+        return disturbed_tokens(self.data.texts[row], self.tokenizer, rng, is_noisy, is_sampled)
 
-    def text_chunks(self, batch: Batch, rng: np.random.Generator) -> list[TextChunk]:
+    def text_chunks(self, batch: Batch, rng: np.random.Generator) -> tuple[TextChunk, ...]:
         """Padded texts in groups of similar length."""
-        ids = self.token_ids(batch.texts, rng)
-        order = np.argsort([len(item) for item in ids], kind="stable")
-        return [
-            TextChunk(*pad([ids[i] for i in part]), torch.from_numpy(batch.text_row[part]))
-            for part in np.array_split(order, CHUNKS)
-            if len(part)
-        ]
+        return padded_chunks(self.token_ids(batch.texts, rng), batch.concepts[batch.text_row])
+
+
+def disturbed_tokens(
+    text: str, tokenizer: Tokenizer, rng: np.random.Generator, is_noisy: bool, is_sampled: bool
+) -> list[int]:
+    """Tokens of a text, misspelt where `is_noisy`, split in another way where `is_sampled`."""
+    ids = tokenizer.encode(noisy_text(text, rng) if is_noisy else text)
+    return split_tokens(ids, tokenizer, rng) if is_sampled else ids
 
 
 def split_tokens(ids: list[int], tokenizer: Tokenizer, rng: np.random.Generator) -> list[int]:
@@ -87,6 +104,22 @@ def split_tokens(ids: list[int], tokenizer: Tokenizer, rng: np.random.Generator)
             halves = [part for part in found if part is not None] if None not in found else halves
         split += halves
     return split[: tokenizer.context_length]
+
+
+def padded_chunks(ids: list[list[int]], key: NDArray[np.int64], count: int = CHUNKS) -> tuple[TextChunk, ...]:
+    """Pad texts in up to `count` groups of similar length.
+
+    Args:
+        ids: tokens of T texts.
+        key: [T] of the texts.
+        count: groups; fewer where there are fewer texts.
+    """
+    order = np.argsort([len(item) for item in ids], kind="stable")
+    return tuple(
+        TextChunk(*pad([ids[i] for i in part]), torch.from_numpy(key[part]))
+        for part in np.array_split(order, count)
+        if len(part)
+    )
 
 
 def pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmedge.data.emoji import TRAIN_STYLES, EmojiPack
 from dmedge.data.splits import is_unseen_emoji, training_texts
-from dmedge.errors import DataError
+from dmedge.training.sampling import language_shares
 
 Index = NDArray[np.int64]
 
@@ -76,16 +76,10 @@ def _offsets(owner: Index, count: int) -> Index:
     return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))]).astype(np.int64)
 
 
-def load_training_data(name: str) -> TrainingData:
-    """Training data by the name that a recipe gives it.
-
-    Raises:
-        DataError: no such data.
-    """
+def load_training_data() -> TrainingData:
+    """The embedded data."""
     from dmedge.data.emoji import load_pack
 
-    if name != "emoji":
-        raise DataError(f"data = {name!r}; expected 'emoji', the data that ships with dmedge")
     return emoji_training_data(load_pack())
 
 
@@ -98,11 +92,26 @@ class Batch:
     texts: Index  # [B * K], rows of TrainingData.texts
     text_row: Index  # [B * K]
 
+    def share(self, rank: int, world: int) -> "Batch":
+        """The rows `rank::world`, and their texts."""
+        mine = self.text_row % world == rank
+        return Batch(
+            self.concepts[rank::world].copy(),
+            self.images[rank::world].copy(),
+            self.texts[mine],
+            self.text_row[mine] // world,
+        )
+
 
 def draw_batch(
-    data: TrainingData, rng: np.random.Generator, size: int, texts_per_image: int, name_share: float
+    data: TrainingData,
+    rng: np.random.Generator,
+    size: int,
+    texts_per_image: int,
+    name_share: float,
+    language_balance: float = 1.0,
 ) -> Batch:
-    """Draw distinct concepts uniformly, one image and K texts for each, languages uniformly.
+    """Draw distinct concepts uniformly, one image and K texts for each, languages by their `language_shares`.
 
     Where the drawn language has no text for the concept, any of the concept's texts stands in.
     """
@@ -112,7 +121,7 @@ def draw_batch(
     languages = len(data.languages)
     row = np.repeat(np.arange(size), texts_per_image)
     owner = concepts[row]
-    cell = owner * languages + rng.integers(languages, size=len(row))
+    cell = owner * languages + _draw_languages(data, rng, len(row), language_balance)
     start, stop = data.first_text[cell], data.first_text[cell + 1]
     empty = start == stop
     start = np.where(empty, data.first_text[owner * languages], start)
@@ -121,6 +130,14 @@ def draw_batch(
     texts = np.where(takes_name & ~empty, start, _draw_between(rng, start, stop))
     filled = start < stop  # a concept without any text contributes its image only
     return Batch(concepts, images, texts[filled], row[filled])
+
+
+def _draw_languages(data: TrainingData, rng: np.random.Generator, size: int, balance: float) -> Index:
+    languages = len(data.languages)
+    if balance == 1:
+        return rng.integers(languages, size=size)
+    counts = np.diff(data.first_text).reshape(-1, languages).sum(0)
+    return rng.choice(languages, size=size, p=language_shares(counts, balance))
 
 
 def _draw_between(rng: np.random.Generator, start: Index, stop: Index) -> Index:

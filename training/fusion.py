@@ -1,5 +1,8 @@
 """The fusion's own training: match and class, on frozen towers."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +12,10 @@ from torch.nn import functional as F
 from dmedge.model.dual import DualEncoder
 from dmedge.training.batches import Batcher, pad
 from dmedge.training.data import Batch, TrainingData
+from dmedge.training.objective import Objective
+from dmedge.training.record_source import RecordSource
 
+FusionLoss = Callable[[DualEncoder, int], Tensor]  # of a model whose towers are frozen, and a step
 BLANK_SHARE = 0.15  # of pairs that lose their picture, and as many that lose their text
 MOST_TOKENS = 24  # of a text; a few long ones would make padding of all the others
 BLANK_TEXT = [1]  # the unknown piece, which an empty query becomes
@@ -33,12 +39,13 @@ def mismatched_texts(data: TrainingData, batch: Batch, rng: np.random.Generator)
     return texts
 
 
-def fusion_loss(model: DualEncoder, batcher: Batcher, step: int) -> Tensor:
+def concept_fusion_loss(model: DualEncoder, batcher: Batcher, step: int) -> Tensor:
     """Binary cross-entropy of match and cross-entropy of class over one batch of pairs.
 
     Each image meets one of its own texts and one of another concept. Some matching pairs lose
     their picture or their text and must be classified from what is left, so neither is ignored.
     """
+    device = model.logit_scale.device
     batch, rng, generator = batcher.draw(step)
     pixels = batcher.images(batch, rng, generator)
     owned = np.array([rng.choice(np.flatnonzero(batch.text_row == row)) for row in np.unique(batch.text_row)])
@@ -50,10 +57,11 @@ def fusion_loss(model: DualEncoder, batcher: Batcher, step: int) -> Tensor:
     ids, mask = pad([text[:MOST_TOKENS] for text in texts])
     blank_row = len(pixels)  # a white picture, as an app would pass it
     rows[: len(matching)][torch.from_numpy(blank > 1 - BLANK_SHARE)] = blank_row
+    ids, mask, rows = ids.to(device), mask.to(device), rows.to(device)
     with torch.no_grad():
-        _, patches = model.encode_image(torch.cat([pixels, torch.full_like(pixels[:1], 255)]))
+        _, patches = model.encode_image(torch.cat([pixels, torch.full_like(pixels[:1], 255)]).to(device))
         _, tokens = model.encode_text(ids, mask)
-    match, classes = model.fuse(patches[rows], tokens, mask)
+    match, classes = (output.cpu() for output in model.fuse(patches[rows], tokens, mask))
     is_match = torch.zeros(len(texts))
     is_match[: len(matching)] = 1
     is_whole = torch.ones(len(texts), dtype=torch.bool)
@@ -61,3 +69,18 @@ def fusion_loss(model: DualEncoder, batcher: Batcher, step: int) -> Tensor:
     label = torch.from_numpy(batcher.data.classes[batch.concepts[batch.text_row[owned]]])
     class_loss = F.cross_entropy(classes[: len(matching)].float(), label)
     return F.binary_cross_entropy_with_logits(match[is_whole].float(), is_match[is_whole]) + class_loss
+
+
+def record_fusion_loss(model: DualEncoder, source: RecordSource, step: int) -> Tensor:
+    """Losses of match, and of the classes and answers that the data has, over one batch of records."""
+    config = source.config
+    weighted = replace(
+        config,
+        contrastive_weight=0.0,
+        match_weight=config.match_weight or 1.0,
+        class_weight=(config.class_weight or 1.0) if model.config.classes else 0.0,
+        answer_weight=(config.answer_weight or 1.0) if model.config.answers else 0.0,
+    )
+    objective = Objective(model, weighted)
+    losses = objective(source.batch(step, 0, 1).to(model.logit_scale.device))
+    return torch.stack(list(losses.values())).sum()

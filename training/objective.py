@@ -1,79 +1,157 @@
 """What one training step minimises."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmedge.model.dual import DualEncoder
+from dmedge.training.batch import TrainBatch
+from dmedge.training.config import TrainConfig
+from dmedge.training.distributed import gathered_contrastive_loss, siglip_ring_loss
+from dmedge.training.losses import answer_loss, classification_loss, full_precision, match_loss, matryoshka
+
+LARGEST_SCALE = 100.0  # of similarities, as in CLIP; a larger one would only chase the last pairs
 
 
-@dataclass(frozen=True, eq=False)
-class TextChunk:
-    """Texts of similar length, padded together; `row` names the image row of each."""
+class Objective(nn.Module):
+    """The weighted losses of one batch on one rank.
 
-    ids: Tensor  # int32 [T, L]
-    mask: Tensor  # int32 [T, L]
-    row: Tensor  # int64 [T]
+    `forward` encodes, so it is what DDP and FSDP wrap; it returns embeddings and the losses that need no
+    other rows, named "local/...". `joint` makes of embeddings the losses that compare all rows with each
+    other. What is minimised is the sum of both; every value is weighted already.
 
-
-def multi_positive_contrastive(image: Tensor, text: Tensor, row: Tensor, scale: Tensor) -> Tensor:
-    """InfoNCE where several texts describe one image.
-
-    Args:
-        image: [B, D] unit-norm embeddings.
-        text: [T, D] unit-norm embeddings.
-        row: [T] the image that each text describes.
-        scale: [] multiplier of the similarities.
-
-    Returns:
-        [] mean of both directions in nats: text to image over B candidates, and image to text
-        over T candidates with the probability of every positive summed.
-
-    Source: Radford et al. 2021, arXiv:2103.00020; Khosla et al. 2020, arXiv:2004.11362 (positives summed).
-    """
-    logits = scale * text @ image.T  # [T, B]
-    to_image = F.cross_entropy(logits, row)
-    is_positive = F.one_hot(row, len(image)).bool()
-    positive = logits.masked_fill(~is_positive, float("-inf")).logsumexp(0)  # [B]
-    described = is_positive.any(0)
-    to_text = (logits.logsumexp(0) - positive)[described].mean()
-    return (to_image + to_text) / 2
-
-
-class DualObjective(nn.Module):
-    """Concept classification of both modalities and a contrastive loss on their embeddings.
-
-    The concept anchors are shared by both modalities, so each pulls the other's classifier;
-    the contrastive term trains the embeddings themselves. Without a concept head only it remains.
+    With a concept head the key of a picture is its concept, both modalities are classified among the
+    concepts, and the shared anchors let each pull the other's classifier.
     """
 
-    def __init__(self, model: DualEncoder, contrastive_weight: float, label_smoothing: float) -> None:
+    def __init__(self, model: DualEncoder, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
-        self.contrastive_weight = contrastive_weight
-        self.label_smoothing = label_smoothing
+        self.config = config
 
-    def forward(self, pixels: Tensor, chunks: Sequence[TextChunk], concepts: Tensor) -> dict[str, Tensor]:
-        """Return the losses by name; "loss" is their weighted sum."""
-        image, _ = self.model.image_features(pixels)
-        text = torch.cat([self.model.text_features(chunk.ids, chunk.mask)[0] for chunk in chunks])
-        row = torch.cat([chunk.row for chunk in chunks])
-        scale = self.model.logit_scale.exp().clamp(max=100)
-        if self.model.head is None:
-            contrastive = multi_positive_contrastive(self.model.embed(image), self.model.embed(text), row, scale)
-            return {"loss": contrastive, "contrastive": contrastive}
-        image_logits = self.model.concept_logits(image).float()
-        text_logits = self.model.concept_logits(text).float()
-        image_loss = F.cross_entropy(image_logits, concepts, label_smoothing=self.label_smoothing)
-        text_loss = F.cross_entropy(text_logits, concepts[row], label_smoothing=self.label_smoothing)
-        losses = {"image": image_loss, "text": text_loss}
-        total = image_loss + text_loss
-        if self.contrastive_weight > 0:
-            image_share = F.normalize(image_logits.softmax(-1), dim=-1)
-            text_share = F.normalize(text_logits.softmax(-1), dim=-1)
-            losses["contrastive"] = multi_positive_contrastive(image_share, text_share, row, scale)
-            total = total + self.contrastive_weight * losses["contrastive"]
-        return {"loss": total, **losses}
+    @property
+    def fuses(self) -> bool:
+        """Whether the fusion trains together with the towers."""
+        config = self.config
+        return self.model.fusion is not None and config.match_weight + config.class_weight + config.answer_weight > 0
+
+    def forward(self, batch: TrainBatch) -> dict[str, Tensor]:
+        """Encode a batch.
+
+        Returns:
+            "local/..." losses []; and where there is a contrastive loss "image" [B, D] and "text" [T, D]
+            unit-norm embeddings, "image_key" [B], "text_key" [T], "scale" [] and, for SigLIP, "bias" [].
+        """
+        model, config = self.model, self.config
+        image, patches = model.image_features(batch.pixels)
+        texts = [model.text_features(chunk.ids, chunk.mask) for chunk in batch.chunks]
+        text = torch.cat([feature for feature, _ in texts]) if texts else image[:0]
+        text_key = torch.cat([chunk.key for chunk in batch.chunks]) if texts else batch.key[:0]
+        found: dict[str, Tensor] = {}
+        if model.head is not None:
+            image_logits = full_precision(model.concept_logits(image))
+            text_logits = full_precision(model.concept_logits(text))
+            found |= self._concept_losses(image_logits, text_logits, batch.key, text_key)
+            image, text = (F.normalize(logits.softmax(-1), dim=-1) for logits in (image_logits, text_logits))
+        if config.contrastive_weight > 0:
+            found |= {"image": image, "text": text, "image_key": batch.key, "text_key": text_key}
+            found["scale"] = model.logit_scale.exp().clamp(max=LARGEST_SCALE)
+            if model.logit_bias is not None:
+                found["bias"] = model.logit_bias + 0
+        if self.fuses:
+            similarity = (image @ text.T).detach()
+            found |= self._fusion_losses(batch, patches, [tokens for _, tokens in texts], text_key, similarity)
+        return found
+
+    def joint(self, encoded: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The contrastive loss of all rows that `forward` encoded; nothing where it has no weight."""
+        if "image" not in encoded:
+            return {}
+        keys = {"image_key": encoded["image_key"], "text_key": encoded["text_key"], "scale": encoded["scale"]}
+
+        def loss(image: Tensor, text: Tensor) -> Tensor:
+            if self.config.loss == "siglip":
+                return siglip_ring_loss(image, text, bias=encoded["bias"], **keys)
+            return gathered_contrastive_loss(image, text, **keys)
+
+        dims = self.config.matryoshka
+        image, text = encoded["image"], encoded["text"]
+        found = matryoshka(loss, image, text, dims) if dims else loss(image, text)
+        return {"contrastive": self.config.contrastive_weight * found}
+
+    def _concept_losses(self, image: Tensor, text: Tensor, image_key: Tensor, text_key: Tensor) -> dict[str, Tensor]:
+        smoothing = self.config.label_smoothing
+        by_text = F.cross_entropy(text, text_key, label_smoothing=smoothing, reduction="sum")
+        return {
+            "local/image": F.cross_entropy(image, image_key, label_smoothing=smoothing),
+            # By the texts that a picture should have, so that parts of a batch weigh what they hold.
+            "local/text": by_text / (len(image_key) * self.config.texts_per_image),
+        }
+
+    def _fusion_losses(
+        self, batch: TrainBatch, patches: Tensor, tokens: Sequence[Tensor], text_key: Tensor, similarity: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of the fusion on every picture with its first text, and with a text of another picture.
+
+        The other text is drawn by similarity, so that the hard ones come up.
+
+        Source: Li et al. 2021, arXiv:2107.07651, section 3.2 (hard negatives within the batch).
+        """
+        config, model = self.config, self.model
+        is_own = batch.key[:, None] == text_key[None, :]  # [B, T]
+        has_own = is_own.any(1)
+        if not bool(has_own.any()):
+            return {}
+        rows = torch.nonzero(has_own).squeeze(1)
+        tokens_all, mask_all = _padded(tokens, [chunk.mask for chunk in batch.chunks])
+        own = is_own[rows].int().argmax(1)
+        match, *heads = model.fuse(patches[rows], tokens_all[own], mask_all[own])
+        found: dict[str, Tensor] = {}
+        if config.class_weight > 0 and batch.labels is not None:
+            labels = batch.labels[rows]
+            known = labels >= 0 if labels.dim() == 1 else labels.isfinite().all(1)
+            if bool(known.any()):
+                loss = classification_loss(heads[0][known], labels[known], config.label_smoothing)
+                found["local/class"] = config.class_weight * loss
+        if config.answer_weight > 0 and batch.answers is not None:
+            found["local/answer"] = config.answer_weight * answer_loss(heads[-1], batch.answers[rows])
+        if config.match_weight > 0:
+            chance = torch.softmax(full_precision(similarity[rows]) * model.logit_scale.detach().exp(), dim=1)
+            chance = (chance + 1e-6) * ~is_own[rows]
+            asked = chance.sum(1) > 0
+            logits, is_match = match, torch.ones_like(match)
+            if bool(asked.any()):
+                other = torch.multinomial(chance[asked], 1).squeeze(1)
+                wrong, *_ = model.fuse(patches[rows[asked]], tokens_all[other], mask_all[other])
+                logits = torch.cat([match, wrong])
+                is_match = torch.cat([is_match, torch.zeros_like(wrong)])
+            found["local/match"] = config.match_weight * match_loss(logits, is_match)
+        return found
+
+
+def _padded(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """All chunks of one batch as [T, L, W] tokens and [T, L] mask, filled up to the longest."""
+    length = max(part.shape[1] for part in tokens)
+    filled = [F.pad(part, (0, 0, 0, length - part.shape[1])) for part in tokens]
+    return torch.cat(filled), torch.cat([F.pad(mask, (0, length - mask.shape[1])) for mask in masks])
+
+
+def freeze_idle_(objective: Objective) -> None:
+    """Stop what no loss reaches from training: DDP would wait for its gradients, weight decay would shrink it."""
+    model, config = objective.model, objective.config
+    idle: list[nn.Module] = []
+    if model.fusion is not None and not objective.fuses:
+        idle.append(model.fusion)
+    elif model.fusion is not None:
+        weights = {"match": config.match_weight, "classify": config.class_weight, "answer": config.answer_weight}
+        heads = {name: getattr(model.fusion, name) for name in weights}
+        idle += [head for name, head in heads.items() if head is not None and weights[name] == 0]
+    if model.head is None and config.contrastive_weight == 0:
+        idle += [model.image_projection, model.text_projection]
+        model.logit_scale.requires_grad_(False)
+    if model.logit_bias is not None and (config.contrastive_weight == 0 or config.loss != "siglip"):
+        model.logit_bias.requires_grad_(False)
+    for module in idle:
+        module.requires_grad_(False)

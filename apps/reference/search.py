@@ -44,13 +44,16 @@ class Model:
         self.programs = {program["name"]: program for program in manifest["programs"]}
         if self.programs["encode_text"]["runtime"] != "onnxruntime":
             raise SystemExit(f"{bundle}: not for onnxruntime; export it with --target linux-x86_64")
+        self.preprocessing = json.loads((bundle / "preprocessor_config.json").read_text(encoding="utf-8"))
+        known = {"fit": "pad-centre", "resample": "bilinear-antialiased"}
+        if not known.items() <= self.preprocessing.items() or not (bundle / "tokenizer.model").exists():
+            raise SystemExit(f"{bundle}: its preprocessing or tokenizer is an imported model's, unknown to this client")
         self.sessions = {
             name: onnxruntime.InferenceSession(str(bundle / program["file"]), providers=["CPUExecutionProvider"])
             for name, program in self.programs.items()
         }
         self.context_length: int = manifest["summary"]["context_length"]  # tokens, at most
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(bundle / "tokenizer.model"))
-        self.preprocessing = json.loads((bundle / "preprocessor_config.json").read_text(encoding="utf-8"))
 
     def embed_text(self, text: str) -> np.ndarray:
         """One text as a unit vector, float32 [D]. Lower case and Unicode forms are the tokenizer's business."""

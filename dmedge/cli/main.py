@@ -20,6 +20,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 # Command -> where it stands, and what `dmedge --help` says of it. Literal, so that help imports nothing.
 COMMANDS = {
     "train": ("dmedge.cli.train:train", "Train a model by a recipe."),
+    "import": ("dmedge.cli.import_:import_", "Turn a Hugging Face dual encoder into a checkpoint."),
     "compress": ("dmedge.cli.compress:compress", "Make a checkpoint smaller and faster."),
     "export": ("dmedge.cli.export:export", "Turn a checkpoint into a bundle for a device."),
     "verify": ("dmedge.cli.verify:verify", "Judge a bundle against its baseline; exit 3 if it fails."),
@@ -39,6 +40,9 @@ COMMANDS = {
 EXTRAS = {
     "torch": "train",
     "accelerate": "train",
+    "transformers": "train",
+    "optimum": "train",
+    "tokenizers": "train",
     "executorch": "executorch",
     "torchao": "executorch",
     "onnx": "onnx",

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from dmedge.data.captions import ImageFiles, read_captions
 from dmedge.data.emoji import TEST_STYLE, EmojiPack, load_pack
+from dmedge.data.pictures import BadRecords, RecordImages, check_record_image
+from dmedge.data.records import Dataset, Record
 from dmedge.data.splits import cell_split, is_unseen_emoji, training_texts
 from dmedge.errors import DataError
 
@@ -163,4 +165,42 @@ def folder_evalset(path: Path) -> EvalSet:
         texts=tuple(caption.text for caption in captions),
         text_image=np.array([place[caption.image] for caption in captions], np.int64),
         languages=tuple(caption.language for caption in captions),
+    )
+
+
+def dataset_evalset(dataset: Dataset, max_megapixels: float = 64.0) -> EvalSet:
+    """Any data set as an evaluation set.
+
+    The gallery is every picture that can be read, each of them tried once; pictures that cannot are
+    named in the log and left out with their texts. They are opened when asked for.
+
+    Args:
+        max_megapixels: larger pictures are left out.
+
+    Raises:
+        DataError: no picture can be read.
+    """
+    bad = BadRecords(1.0, dataset.name)
+    rows: list[int] = []
+    records: list[Record] = []  # without their pictures
+    for row in range(len(dataset)):
+        bad.saw()
+        try:
+            record = dataset[row]
+            check_record_image(record.image, max_megapixels)
+        except DataError as error:
+            bad.add(f"record {row}", str(error))
+            continue
+        rows.append(row)
+        records.append(replace(record, image=b""))
+    bad.finish()
+    if not rows:
+        raise DataError(f"{dataset.name}: {bad.summary()}; expected a picture that can be read; mend the data")
+    return EvalSet(
+        name=dataset.name,
+        images=RecordImages(dataset, rows, max_megapixels),
+        clusters=tuple(record.key for record in records),
+        texts=tuple(text for record in records for text in record.texts),
+        text_image=np.repeat(np.arange(len(records), dtype=np.int64), [len(record.texts) for record in records]),
+        languages=tuple(language for record in records for language in record.languages),
     )

@@ -1,12 +1,11 @@
 """Search pictures by text with an exported artifact, in the runtime it is made for."""
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 
 from dmedge.artifact import Artifact
-from dmedge.data.tokenizer import Tokenizer
+from dmedge.data.hf_tokenizer import count_tokens
 from dmedge.errors import DataError
 from dmedge.flow.gallery import Gallery, Item, embed_gallery
 from dmedge.runtime.encoder import Encoder
@@ -57,7 +56,7 @@ def search_gallery(artifact: Artifact, query: str, gallery: Gallery, *, top: int
     used = len(encoder.tokenizer.encode(query))
     return SearchResult(
         query=query,
-        tokens=len(Tokenizer(encoder.tokenizer.model_path, sys.maxsize).encode(query)),
+        tokens=count_tokens(encoder.tokenizer, query),
         tokens_used=used,
         runtime=runtime,
         matches=tuple(

@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save
 
 from dmedge.artifact import Artifact, Program, TensorSpec
 from dmedge.config import load_config
-from dmedge.data.tokenizer import Tokenizer
+from dmedge.data.hf_tokenizer import AnyTokenizer, HfTokenizer, open_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
-PREPROCESS, LABELS = "preprocessor_config.json", "labels.json"
+PREPROCESS, LABELS, ANSWERS = "preprocessor_config.json", "labels.json", "answers.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,10 @@ class Checkpoint:
     """A model with all that is needed to feed it and to read its outputs."""
 
     model: DualEncoder
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     preprocess: Preprocess
     labels: tuple[str, ...]  # of the classification head
+    answers: tuple[str, ...] = ()  # of the answer head
     quantization: Mapping[str, str] | None = None  # module -> scheme; None for a float checkpoint
 
 
@@ -53,7 +54,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype 
     _write_json(folder / CONFIG, config)
     _write_json(folder / PREPROCESS, checkpoint.preprocess.to_json())
     _write_json(folder / LABELS, list(checkpoint.labels))
-    shutil.copyfile(checkpoint.tokenizer.model_path, folder / TOKENIZER)
+    if checkpoint.answers:
+        _write_json(folder / ANSWERS, list(checkpoint.answers))
+    if isinstance(checkpoint.tokenizer, HfTokenizer):
+        checkpoint.tokenizer.write(folder)
+    else:
+        shutil.copyfile(checkpoint.tokenizer.model_path, folder / TOKENIZER)
 
 
 def load_checkpoint(artifact: Artifact) -> Checkpoint:
@@ -84,32 +90,46 @@ def load_checkpoint(artifact: Artifact) -> Checkpoint:
         ) from error
     return Checkpoint(
         model=model.eval().requires_grad_(False),
-        tokenizer=Tokenizer(artifact.file(TOKENIZER), model.config.context_length),
+        tokenizer=open_tokenizer(artifact, model.config.context_length),
         preprocess=Preprocess.from_json(json.loads(artifact.file(PREPROCESS).read_text(encoding="utf-8"))),
-        labels=tuple(json.loads(artifact.file(LABELS).read_text(encoding="utf-8"))),
+        labels=_read_names(artifact, LABELS),
+        answers=_read_names(artifact, ANSWERS) if ANSWERS in artifact.manifest.files else (),
         quantization=plan,
     )
 
 
+def _read_names(artifact: Artifact, file: str) -> tuple[str, ...]:
+    return tuple(json.loads(artifact.file(file).read_text(encoding="utf-8")))
+
+
+def patch_shape(config: ModelConfig) -> tuple[int, int]:
+    """Number and width of the patches that the image tower returns."""
+    match config.image:
+        case "convnet":
+            return (config.image_size // 8) ** 2, 4 * config.image_width
+        case "vit":
+            return (config.image_size // config.patch_size) ** 2, config.image_width
+    return int(str(config.image_hf["patches"])), config.image_width
+
+
 def checkpoint_programs(config: ModelConfig, *, file: str = WEIGHTS) -> tuple[Program, ...]:
     """The programs of a torch checkpoint, with the shapes that every export keeps."""
-    size, patches = config.image_size, (config.image_size // 8) ** 2
+    size, (patches, width) = config.image_size, patch_shape(config)
     pixels = TensorSpec("pixels", ("batch", size, size, 3), "uint8", (0, 255))
     ids = TensorSpec("ids", ("batch", "length"), "int32", (0, config.vocab_size - 1))
     mask = TensorSpec("mask", ("batch", "length"), "int32", (0, 1))
     embedding = TensorSpec("embedding", ("batch", config.embed_dim), "float32", (-1, 1))
-    patch = TensorSpec("patches", ("batch", patches, 4 * config.image_width), "float32")
+    patch = TensorSpec("patches", ("batch", patches, width), "float32")
     tokens = TensorSpec("tokens", ("batch", "length", config.text_width), "float32")
     programs = [
         Program("encode_image", file, "torch", (pixels,), (embedding, patch)),
         Program("encode_text", file, "torch", (ids, mask), (embedding, tokens)),
     ]
     if config.fusion != "none":
-        outputs = (
-            TensorSpec("match", ("batch",), "float32"),
-            TensorSpec("classes", ("batch", config.classes), "float32"),
-        )
-        programs.append(Program("fuse", file, "torch", (patch, tokens, mask), outputs))
+        heads = {"classes": config.classes, "answers": config.answers}
+        outputs = [TensorSpec(name, ("batch", count), "float32") for name, count in heads.items() if count]
+        match = TensorSpec("match", ("batch",), "float32")
+        programs.append(Program("fuse", file, "torch", (patch, tokens, mask), (match, *outputs)))
     return tuple(programs)
 
 

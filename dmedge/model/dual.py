@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmedge.model.config import ModelConfig
-from dmedge.model.fusion import CrossAttentionFusion
-from dmedge.model.image import ConvNet
+from dmedge.model.fusion import FusionHead
+from dmedge.model.image import IMAGE_TOWERS
 from dmedge.model.text import TEXT_TOWERS, masked_mean
 
 
@@ -30,24 +30,24 @@ class ConceptHead(nn.Module):
 class DualEncoder(nn.Module):
     """Image and text towers with a shared embedding, and a fusion of both.
 
-    The three public methods are the three exported programs.
+    The three public methods are the three exported programs. A tower returns a pooled feature and
+    its parts: patches [B, P, V] of an image, tokens [B, L, W] of a text. Both are projected to a
+    feature of unit length, which is the embedding, or which a concept head turns into one.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.image = ConvNet(config.image_width)
+        self.image = IMAGE_TOWERS[config.image](config)
         self.text = TEXT_TOWERS[config.text](config)
-        self.image_projection = nn.Linear(self.image.out_width, config.text_width)
-        self.text_projection = nn.Linear(config.text_width, config.text_width)
+        patch_width, text_width = int(self.image.out_width), int(self.text.out_width)  # type: ignore[arg-type]
+        width = text_width if config.concepts else config.embed_dim
+        self.image_projection = _projection(config.projection, patch_width, width)
+        self.text_projection = _projection(config.projection, text_width, width)
         self.logit_scale = nn.Parameter(torch.tensor(3.0))  # log of 1 / temperature
-        self.head = ConceptHead(config.text_width, config.concepts) if config.concepts else None
-        self.out = None if config.concepts else nn.Linear(config.text_width, config.embed_dim)
-        self.fusion = (
-            CrossAttentionFusion(self.image.out_width, config.text_width, config.fusion_heads, config.classes)
-            if config.fusion == "cross-attention"
-            else None
-        )
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if config.logit_bias else None
+        self.head = ConceptHead(width, config.concepts) if config.concepts else None
+        self.fusion = None if config.fusion == "none" else FusionHead(config, patch_width, text_width)
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Embed uint8 [B, H, W, 3] pixels.
@@ -67,29 +67,32 @@ class DualEncoder(nn.Module):
         feature, tokens = self.text_features(ids, mask)
         return self.embed(feature), tokens
 
-    def fuse(self, patches: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Score pairs: match logit [B] and class logits [B, classes].
+    def fuse(self, patches: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Score pairs: match logit [B], then class [B, classes] and answer [B, answers] logits, if any.
 
         Raises:
             ValueError: the model has no fusion.
         """
         if self.fusion is None:
             raise ValueError("this model was built with fusion = 'none'; it cannot fuse")
-        return self.fusion(patches, tokens, mask)  # type: ignore[no-any-return]
+        shares = None if self.head is None else self._concept_shares(patches, tokens, mask)
+        return self.fusion(patches, tokens, mask, shares)  # type: ignore[no-any-return]
 
     def image_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the unit-norm [B, W] feature before the head, and the patches."""
-        grid = self.image(pixels)
-        batch, width, height, columns = grid.shape
-        patches = grid.reshape(batch, width, height * columns).permute(0, 2, 1)
-        pooled = grid.mean((2, 3))
+        """Return the unit-norm feature before the head, and the patches."""
+        pooled, patches = self.image(pixels)
         return F.normalize(self.image_projection(pooled), dim=-1), patches
 
     def text_features(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the unit-norm [B, W] feature before the head, and the tokens."""
-        tokens = self.text(ids, mask)
-        pooled = masked_mean(tokens, mask)
+        """Return the unit-norm feature before the head, and the tokens."""
+        pooled, tokens = self.text(ids, mask)
         return F.normalize(self.text_projection(pooled), dim=-1), tokens
+
+    def _concept_shares(self, patches: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the [B, concepts] probabilities that the image and the text mean each concept."""
+        image = F.normalize(self.image_projection(patches.mean(1)), dim=-1)
+        text = F.normalize(self.text_projection(masked_mean(tokens, mask)), dim=-1)
+        return self.concept_logits(image).softmax(-1), self.concept_logits(text).softmax(-1)
 
     def concept_logits(self, feature: Tensor) -> Tensor:
         """Return [B, concepts] logits of a [B, W] feature."""
@@ -98,7 +101,12 @@ class DualEncoder(nn.Module):
 
     def embed(self, feature: Tensor) -> Tensor:
         """Map a [B, W] feature to its [B, embed_dim] unit-norm embedding."""
-        if self.head is not None:
-            return F.normalize(self.concept_logits(feature).softmax(-1), dim=-1)
-        assert self.out is not None
-        return F.normalize(self.out(feature), dim=-1)
+        if self.head is None:
+            return feature
+        return F.normalize(self.concept_logits(feature).softmax(-1), dim=-1)
+
+
+def _projection(kind: str, inputs: int, outputs: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    return nn.Linear(inputs, outputs, bias=kind == "linear")

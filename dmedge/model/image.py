@@ -1,7 +1,12 @@
-"""The image tower: a small residual convolutional network over uint8 pixels."""
+"""The image towers over uint8 pixels: a small residual convolutional network, and a small ViT."""
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from dmedge.model.attention import Block, Blocks
+from dmedge.model.config import ModelConfig
 
 
 class ConvNorm(nn.Module):
@@ -61,11 +66,14 @@ class ResidualBlock(nn.Module):
 class ConvNet(nn.Module):
     """Five residual blocks in three stages; total stride 8, `4 * width` output channels.
 
-    The first stage, which costs most per block, has one block; the others have two.
+    The first stage, which costs most per block, has one block; the others have two. Pooled by the
+    mean.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        width = config.image_width
+        self.patches = (config.image_size // 8) ** 2
         self.out_width = 4 * width
         self.input_point: nn.Module = nn.Identity()
         self.stem = ConvNorm(3, width, stride=2)
@@ -79,13 +87,53 @@ class ConvNet(nn.Module):
         ]
         self.blocks = nn.ModuleList(ResidualBlock(*shape) for shape in shapes)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map uint8 [B, H, W, 3] RGB pixels to a float32 [B, 4 * width, H / 8, W / 8] feature map."""
-        x = pixels.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
-        x = self.stem_point(self.stem(self.input_point(x)).relu())
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uint8 [B, H, W, 3] RGB pixels to pooled [B, V] and patches [B, P, V], row-major over the image."""
+        x = self.stem_point(self.stem(self.input_point(as_floats(pixels))).relu())
         for block in self.blocks:
             x = block(x)
-        return x  # type: ignore[no-any-return]
+        batch, width, height, columns = x.shape
+        return x.mean((2, 3)), x.reshape(batch, width, height * columns).permute(0, 2, 1)
+
+
+class VisionTransformer(nn.Module):
+    """A small ViT without class token, pooled by the mean of its normalised patches.
+
+    Source: Dosovitskiy et al. 2020, arXiv:2010.11929; mean pooling after Beyer et al. 2022, arXiv:2205.01580.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.out_width, width = config.image_width, config.image_width
+        self.patches = (config.image_size // config.patch_size) ** 2
+        self.patch = nn.Conv2d(3, width, config.patch_size, config.patch_size)
+        self.position = nn.Parameter(torch.randn(self.patches, width) * 0.02)
+        self.blocks = Blocks(Block(width, config.image_heads) for _ in range(config.image_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uint8 [B, H, W, 3] RGB pixels to pooled [B, V] and patches [B, P, V], row-major over the image."""
+        x = self.patch(as_floats(pixels)).flatten(2).transpose(1, 2) + self.position
+        x = self.norm(self.blocks(x))
+        return x.mean(1), x
+
+
+def as_floats(pixels: Tensor) -> Tensor:
+    """Turn uint8 [B, H, W, 3] pixels into float32 [B, 3, H, W] within -1..1."""
+    return pixels.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+
+
+def _hugging_face(config: ModelConfig) -> nn.Module:
+    from dmedge.model.hf import HfImageTower
+
+    return HfImageTower(config)
+
+
+IMAGE_TOWERS: Mapping[str, Callable[[ModelConfig], nn.Module]] = {
+    "convnet": ConvNet,
+    "vit": VisionTransformer,
+    "hf": _hugging_face,
+}
 
 
 def fold_batch_norm_(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmedge.artifact import Artifact
-from dmedge.data.tokenizer import Tokenizer
+from dmedge.data.hf_tokenizer import open_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError, DataError, DmedgeError
 from dmedge.runtime.patience import patient_progress
@@ -52,7 +52,7 @@ class Encoder:
             raise DmedgeError(f"workers is {workers}; expected 1 or more")
         copies = 1 if runtime_of(artifact) == "torch" else workers
         self._show_progress = show_progress
-        self.tokenizer = Tokenizer(artifact.file("tokenizer.model"), context_length(artifact))
+        self.tokenizer = open_tokenizer(artifact, context_length(artifact))
         self.preprocess = Preprocess.from_json(json.loads(artifact.file("preprocessor_config.json").read_text("utf-8")))
         self.labels: tuple[str, ...] = tuple(json.loads(artifact.file("labels.json").read_text("utf-8")))
         with ExitStack() as stack:
@@ -111,8 +111,7 @@ class Encoder:
 
     def text_inputs(self, text: str) -> list[Array]:
         """Token ids and mask of one string, int32 [1, L] each, as the programs take them."""
-        ids = np.array([self.tokenizer.encode(text)], np.int32)
-        return [ids, np.ones_like(ids)]
+        return list(self.tokenizer.batch([text]))
 
     def facts(self) -> list[SessionFacts]:
         """The runtime and what it has used, of every session."""
@@ -138,7 +137,7 @@ class Encoder:
             raise DataError(
                 f"an image is {image.dtype}{list(image.shape)}; expected uint8[height, width, 3]; convert it"
             )
-        is_ready = image.shape[:2] == (size, size)
+        is_ready = image.shape[:2] == (size, size) and self.preprocess.keeps_square
         return [image[None] if is_ready else self.preprocess(Image.fromarray(image))[None]]
 
     def _embed(
