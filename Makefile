@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format wheel data constraints system clean
+.PHONY: help venv demo test check gpu-check format wheel data constraints system clean
 
 help: ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Make .venv with everything in it
 
@@ -33,6 +33,9 @@ check: $(STAMP) ## Run formatting, lint, types, layers and the fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+gpu-check: $(STAMP) ## Prove mixed precision, sharding and memory on a CUDA GPU
+	$(BIN)/python tools/gpu_check.py --out runs/gpu-check.json
 
 format: $(STAMP) ## Rewrite the code in the house format
 	$(BIN)/ruff format .

@@ -21,7 +21,7 @@ from dmedge.export.targets import Target, find_target
 from dmedge.files import digest_file, list_files
 from dmedge.logs import progress
 from dmedge.manifest import Manifest, Runtime
-from dmedge.model.checkpoint import LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint
+from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
@@ -88,6 +88,12 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
 
 def _ready(checkpoint: Checkpoint, target: Target) -> Checkpoint:
     """Fold what exists only for training, after a look whether all that the target needs is installed."""
+    config = checkpoint.model.config
+    if "hf" in (config.image, config.text):
+        raise ExportError(
+            f"image tower {config.image!r}, text tower {config.text!r}: imported towers cannot be exported yet; "
+            "expected towers of dmedge's own; train with image = 'vit' or 'convnet' and text = 'transformer' or 'bag'"
+        )
     with quiet():
         for module, extra in NEEDS[target.runtime]:
             require(module, extra)
@@ -98,7 +104,8 @@ def _ready(checkpoint: Checkpoint, target: Target) -> Checkpoint:
 
 def _write_beside(root: Path, parent: Artifact, checkpoint: Checkpoint, config: ExportConfig) -> None:
     """Write everything but the programs."""
-    for file in (TOKENIZER, PREPROCESS, LABELS):
+    answers = (ANSWERS,) if ANSWERS in parent.manifest.files else ()
+    for file in (TOKENIZER, PREPROCESS, LABELS, *answers):
         shutil.copyfile(parent.file(file), root / file)
     target = find_target(config.target)
     readme = bundle_readme(config.target, _precision(checkpoint), target.description, checkpoint.model.config)

@@ -15,7 +15,7 @@ Exported by dmedge in {precision}.
 | `tokenizer.model` | SentencePiece vocabulary; text of any length, at most {context_length} tokens are read |
 | `preprocessor_config.json` | how a picture becomes {size} x {size} pixels |
 | `labels.json` | names of the classes |
-| `conformance/` | pictures and texts with what every program must answer; run it on your device |
+{answers}| `conformance/` | pictures and texts with what every program must answer; run it on your device |
 | `LICENSES/` | what the data and this tool ask of you |
 
 - `encode_image(pixels) -> embedding, patches` takes uint8 [1, {size}, {size}, 3], RGB.
@@ -24,8 +24,8 @@ Exported by dmedge in {precision}.
 Embeddings are float32 [1, {embed_dim}] of unit length: their dot product is the score of a picture for a text.
 """
 
-_FUSE = """- `fuse(patches, tokens, mask) -> match, classes` takes what the encoders returned: one number for how well
-  they fit, and one for each class.
+_FUSE = """- `fuse(patches, tokens, mask) -> {outputs}` takes what the encoders returned: one number for how well
+  they fit{heads}.
 """
 
 _ANDROID = """
@@ -60,8 +60,10 @@ With `pip install onnxruntime sentencepiece`, in this folder:
 ```python
 import numpy as np, onnxruntime, sentencepiece
 
-text = onnxruntime.InferenceSession("programs/encode_text.onnx")
-image = onnxruntime.InferenceSession("programs/encode_image.onnx")
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.x64quantprecision", "1")
+text = onnxruntime.InferenceSession("programs/encode_text.onnx", options)
+image = onnxruntime.InferenceSession("programs/encode_image.onnx", options)
 tokenizer = sentencepiece.SentencePieceProcessor("tokenizer.model")
 
 ids = np.array([tokenizer.encode("red apple")[:{context_length}]], np.int32)
@@ -71,7 +73,8 @@ score = query @ image.run(["embedding"], {{"pixels": pixels}})[0].T
 ```
 
 Feed one text at a time to an int8 program: its activations have one range for all that a call carries.
-On a processor without VNNI its sums may saturate; the conformance pack shows whether they do.
+Without that option the sums of an int8 program saturate silently on x86 without VNNI, and its answers are wrong;
+the conformance pack shows whether they are.
 """
 
 SNIPPETS: Mapping[str, str] = {"android": _ANDROID, "linux-x86_64": _LINUX}
@@ -87,6 +90,16 @@ def bundle_readme(target: str, precision: str, files: str, config: ModelConfig) 
         config: of the model.
     """
     facts = {"size": config.image_size, "context_length": config.context_length, "embed_dim": config.embed_dim}
-    fuse = _FUSE if config.fusion != "none" else ""
-    head = _COMMON.format(target=target, precision=precision, files=files, fuse=fuse, **facts)
+    fuse = _fuse(config) if config.fusion != "none" else ""
+    answers = "| `answers.json` | what the answer head chooses from |\n" if config.answers else ""
+    head = _COMMON.format(target=target, precision=precision, files=files, fuse=fuse, answers=answers, **facts)
     return head + SNIPPETS[target].format(**facts)
+
+
+def _fuse(config: ModelConfig) -> str:
+    """What the fusion gives, by the heads that it has."""
+    heads = {"classes": (config.classes, "each class"), "answers": (config.answers, "each answer")}
+    found = {name: words for name, (count, words) in heads.items() if count}
+    return _FUSE.format(
+        outputs=", ".join(["match", *found]), heads="".join(f", and one for {words}" for words in found.values())
+    )

@@ -26,8 +26,8 @@ OPERATIONS: Mapping[type[nn.Module], str] = {
     ActivationPoint: "activation",
 }
 
-_PER_CALL = "uint8 activations with one range per call, not one per row; processors without VNNI may saturate"
-_SHIFTED = "uint8 activations, zero point and codes shifted by 128; processors without VNNI may saturate"
+_PER_CALL = "uint8 activations with one range per call, not one per row"
+_SHIFTED = "uint8 activations, zero point and codes shifted by 128"
 _NO_STATIC_LINEAR = "linear layers run with dynamic ranges here"
 
 # (scheme, operation, target)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,12 @@ from click.testing import CliRunner
 
 from dmedge.artifact import load_artifact
 from dmedge.cli.main import cli
-from dmedge.training.config import changed_settings
 from tests.tiny_training import tiny_config, tiny_world
 
 SETTINGS = [
     f"{name}{'.' + key if isinstance(value, dict) else ''}={json.dumps(inner)}"
-    for name, value in changed_settings(tiny_config()).items()
+    for name, value in asdict(tiny_config()).items()
+    if value is not None
     for key, inner in (value.items() if isinstance(value, dict) else [("", value)])
 ]
 TINY = [argument for setting in SETTINGS for argument in ("--set", setting)]
@@ -38,7 +39,11 @@ def test_it_prints_the_path_and_the_validation_figures() -> None:
     assert code == 0, stderr
     lines = stdout.splitlines()
     assert lines[0] == "runs/emoji-quick"
-    assert {"recall at 1", "recall at 10"} <= {" ".join(line.split()[:-1]) for line in lines[1:]}
+    labels = {line[2:32].strip() for line in lines[1:]}
+    assert {"recall at 1", "recall at 10", "training time", "peak memory", "throughput", "best"} <= labels
+    log = Path("runs/emoji-quick.log")
+    assert {"metrics.jsonl", "curve.png", "summary.json"} <= {path.name for path in log.iterdir()}
+    assert [json.loads(line)["step"] for line in (log / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
     assert "train 6/6" in stderr
     assert load_artifact("runs/emoji-quick", kind="checkpoint").manifest.config["steps"] == 6
     assert sorted(path.name for path in Path("runs").iterdir()) == ["emoji-quick", "emoji-quick.log"]
@@ -53,6 +58,7 @@ def test_json_is_all_that_goes_to_stdout() -> None:
     assert facts["validation"]["step"] == 5
     assert 0 <= facts["validation"]["recall_at_1"] <= 1
     assert facts["parameters"] > 0
+    assert facts["summary"]["steps"] == 5
 
 
 def test_a_killed_run_is_continued_and_says_so() -> None:
@@ -64,10 +70,17 @@ def test_a_killed_run_is_continued_and_says_so() -> None:
     )
     assert child.returncode == -9, child.stderr
     assert list(Path("runs/emoji.steps").glob("step-*.pt"))
-    code, stdout, stderr = run("--steps", "10")
+    code, stdout, stderr = run("--steps", "10", "--resume")
     assert code == 0, stderr
     assert "continuing runs/emoji.steps at step 8 of 10" in " ".join(stderr.split())
     assert stdout.startswith("runs/emoji\n")
+
+
+def test_without_a_run_there_is_nothing_to_resume() -> None:
+    code, stdout, stderr = run("--resume")
+    assert (code, stdout) == (1, "")
+    assert "runs/emoji.steps: no run to continue; expected one that was stopped; leave out --resume" in stderr
+    assert list(Path().iterdir()) == []
 
 
 def test_an_existing_directory_is_an_error() -> None:

@@ -116,7 +116,7 @@ def tiny_train(out: Path, config: TrainConfig | None = None) -> Artifact:
         torch.set_num_threads(threads)
 
 
-def _dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+def dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
     """`function` until it has been called so often; then the process is gone."""
     left = iter(range(calls))
 
@@ -131,5 +131,5 @@ def _dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
 if __name__ == "__main__":
     where, name, count = sys.argv[1:]
     module = loop if name == "train_step" else materials
-    with mock.patch.object(module, name, _dying(getattr(module, name), int(count))):
+    with mock.patch.object(module, name, dying(getattr(module, name), int(count))):
         tiny_train(Path(where))

@@ -65,10 +65,15 @@ class TrainBatch:
         )
 
 
-def split_batch(batch: TrainBatch, parts: int) -> list[TrainBatch]:
+def split_batch(batch: TrainBatch, parts: int, *, keeps_empty: bool = False) -> list[TrainBatch]:
     """Cut a batch into at most `parts` batches of whole pictures, texts with the first of theirs.
 
     Labels and answers travel with their pictures.
+
+    Args:
+        batch: what is cut.
+        parts: as many, or one for each picture.
+        keeps_empty: give every part as many chunks as the batch has, some without texts.
     """
     pieces = []
     owner = torch.full((len(batch.key),), -1, dtype=torch.int64, device=batch.key.device)
@@ -80,7 +85,7 @@ def split_batch(batch: TrainBatch, parts: int) -> list[TrainBatch]:
         for chunk in batch.chunks:
             first = (chunk.key[:, None] == batch.key[None, :]).int().argmax(1)  # of the pictures of each text
             rows = torch.nonzero(owner[first] == number).squeeze(1)
-            if len(rows):
+            if len(rows) or keeps_empty:
                 chunks.append(TextChunk(chunk.ids[rows], chunk.mask[rows], chunk.key[rows]))
         pieces.append(
             TrainBatch(

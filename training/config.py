@@ -143,6 +143,11 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
         if self.low_resolution_steps and self.model.image != "convnet":
             raise ValueError(f"low_resolution_steps with image = {self.model.image!r}; only a convnet takes any size")
+        if self.find_batch_size and self.sharding != "none":
+            raise ValueError(
+                f"find_batch_size with sharding = {self.sharding!r}, which cannot repeat a backward pass that ran out "
+                "of memory; set find_batch_size = false, and grad_cache_parts if need be"
+            )
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected more than 0")
         if self.vocab_size < 400:

@@ -152,7 +152,7 @@ def _pass_on(tensors: list[Tensor], step: int, rows: int) -> list[Tensor]:
 def _counts(*counts: int, device: torch.device) -> list[list[int]]:
     """Return what each rank counts."""
     table = torch.empty(dist.get_world_size() * len(counts), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(table, torch.tensor(counts, device=device))
+    dist.all_gather_single(table, torch.tensor(counts, device=device))
     return table.reshape(-1, len(counts)).tolist()
 
 
@@ -162,5 +162,5 @@ def _gather(rows: Tensor, counts: list[list[int]]) -> Tensor:
     padded = rows.new_zeros(longest, *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     table = rows.new_empty(len(counts) * longest, *rows.shape[1:])
-    dist.all_gather_into_tensor(table, padded)
+    dist.all_gather_single(table, padded)
     return torch.cat([block[:count] for block, (count,) in zip(torch.split(table, longest), counts, strict=True)])

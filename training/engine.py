@@ -103,6 +103,9 @@ def recompute_(model: DualEncoder) -> None:
 def shard_(objective: nn.Module, accelerator: Accelerator) -> None:
     """Spread parameters, gradients and optimiser state over the ranks (FSDP2).
 
+    It takes no parameter that is a single number: every rank holds those whole, and `average_scalars_` has their
+    gradients agree.
+
     accelerate offers FSDP to GPUs alone; torch's own runs everywhere, so the CPU tests take the path of the GPUs.
 
     Source: Zhao et al. 2023, arXiv:2304.11277.
@@ -115,7 +118,23 @@ def shard_(objective: nn.Module, accelerator: Accelerator) -> None:
         if isinstance(module, Blocks):
             for block in module:
                 fully_shard(block, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
+    fully_shard(objective, mesh=mesh, ignored_params=set(_scalars(objective)))
+
+
+def average_scalars_(objective: nn.Module, accelerator: Accelerator) -> None:
+    """Average over the ranks the gradients of single numbers, which FSDP leaves to each rank."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(objective, FSDPModule):
+        return
+    gradients = [scalar.grad for scalar in _scalars(objective) if scalar.grad is not None]
+    if gradients:
+        for gradient, mean in zip(gradients, accelerator.reduce(torch.stack(gradients), "mean"), strict=True):
+            gradient.copy_(mean)
+
+
+def _scalars(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.dim() == 0]
 
 
 def no_sync(objective: nn.Module, accelerator: Accelerator) -> Callable[[], AbstractContextManager[object]]:

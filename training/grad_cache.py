@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dmedge.training.batch import TrainBatch, split_batch
@@ -56,8 +57,10 @@ def cached_backward(
 
     Source: Gao et al. 2021, arXiv:2101.06983.
     """
+    # A sharded tower gathers its weights for every chunk, so all ranks need as many; empty ones stay.
+    pieces = split_batch(batch, parts, keeps_empty=isinstance(objective, FSDPModule))
     # DDP averages gradients in the last part, which should therefore reach both towers.
-    pieces = sorted(split_batch(batch, parts), key=lambda piece: bool(piece.chunks))
+    pieces.sort(key=lambda piece: bool(piece.chunks))
     states, encoded = _encode(objective, pieces, autocast)
     losses, gradients = _joint_gradients(objective, encoded)
     for number, (piece, state) in enumerate(zip(pieces, states, strict=True)):

@@ -20,7 +20,7 @@ from dmedge.training.average import Average
 from dmedge.training.batch import TrainBatch
 from dmedge.training.config import TrainConfig
 from dmedge.training.early_stop import EarlyStop
-from dmedge.training.engine import clip_, find_parts, no_sync, pick_precision, prepare_model_, shard_
+from dmedge.training.engine import average_scalars_, clip_, find_parts, no_sync, pick_precision, prepare_model_, shard_
 from dmedge.training.fusion import FusionLoss
 from dmedge.training.grad_cache import LOCAL, cached_backward
 from dmedge.training.loader import Waiting, batches
@@ -187,6 +187,7 @@ def train_step(run: Run, batch: TrainBatch) -> dict[str, float]:
     if run.step < config.low_resolution_steps:
         batch = replace(batch, pixels=shrink(batch.pixels))
     losses = backward(run, batch, run.parts)
+    average_scalars_(run.objective, accelerator)
     names = sorted(losses)
     values = accelerator.reduce(torch.stack([losses[name].detach().float() for name in names]), reduction="mean")
     row = dict(zip(names, values.tolist(), strict=True))
@@ -227,15 +228,20 @@ def _train_mode_(run: Run) -> None:
 
 
 def _find_parts(run: Run) -> int:
-    """Try the first batch in ever more parts, and leave everything as it was."""
+    """Try the first batch in ever more parts, and leave everything as it was.
+
+    Without DDP, which could not go on after a backward pass that was broken off.
+    """
     accelerator = run.accelerator
     batch = run.source.batch(run.step, accelerator.process_index, accelerator.num_processes).to(accelerator.device)
     random = capture_random()
     statistics = [(buffer, buffer.clone()) for buffer in run.model.buffers()]
 
+    alone = replace(run, objective=getattr(run.objective, "module", run.objective))
+
     def attempt(parts: int) -> None:
         try:
-            backward(run, batch, parts)
+            backward(alone, batch, parts)
         finally:
             run.optimizer.zero_grad(set_to_none=True)
 

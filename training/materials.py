@@ -1,7 +1,7 @@
 """What a run is made of: data, vocabulary, a model before its first step, and what judges it."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from dmedge.training.config import TrainConfig
 from dmedge.training.data import load_training_data
 from dmedge.training.fusion import FusionLoss, concept_fusion_loss, record_fusion_loss
 from dmedge.training.record_source import ClassKind, Grouped, RecordSource
+from dmedge.training.sharpness import sharpen_
 from dmedge.training.source import BatchSource
 from dmedge.training.validation import Evaluate, LiveEncoder, fusion_figures, retrieval
 from dmedge.training.warm_start import factorise
@@ -49,6 +50,7 @@ class Materials:
     source: BatchSource
     evaluate: Evaluate
     fusion_loss: FusionLoss
+    sharpen: Callable[[DualEncoder], dict[str, float]]  # changes the model
     labels: tuple[str, ...]
     answers: tuple[str, ...]
     languages: tuple[str, ...]
@@ -95,6 +97,7 @@ def _emoji_materials(config: TrainConfig, folder: Path) -> Materials:
         source=batcher,
         evaluate=lambda trained: retrieval(LiveEncoder(trained, tokenizer, preprocess), validation),
         fusion_loss=lambda trained, step: concept_fusion_loss(trained, batcher, step),
+        sharpen=lambda trained: sharpen_(LiveEncoder(trained, tokenizer, preprocess), validation),
         labels=data.labels,
         answers=(),
         languages=data.languages,
@@ -239,6 +242,7 @@ def _record_materials(config: TrainConfig, folder: Path) -> Materials:
         source=source,
         evaluate=_record_evaluation(config, start, validation, kind, train.answers),
         fusion_loss=lambda trained, step: record_fusion_loss(trained, source, step),
+        sharpen=lambda trained: {},  # without concepts there is nothing to sharpen
         labels=train.labels,
         answers=train.answers,
         languages=tuple(sorted({tag for tags in train.text_languages() for tag in tags})),
@@ -301,6 +305,10 @@ def _start_of_records(config: TrainConfig, data: Dataset, folder: Path) -> _Star
             raise ConfigError(
                 f"init = {config.init!r} has {len(has[0])} classes and {len(has[1])} answers; "
                 f"expected the {len(wants[0])} and {len(wants[1])} of {data.name}; train without init, or without them"
+            )
+        if config.loss == "siglip" and checkpoint.model.logit_bias is None and config.contrastive_weight > 0:
+            raise ConfigError(
+                f"init = {config.init!r} has no logit_bias; expected one for loss = 'siglip'; set loss = 'infonce'"
             )
         return _Start(checkpoint.model, checkpoint.tokenizer, checkpoint.preprocess, parents)
     from dmedge.model.hf_import import ImportedTower, image_tower, text_tower

@@ -21,11 +21,11 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_avail
 from dmedge.errors import ConfigError, DmedgeError
 from dmedge.training.config import TrainConfig
 from dmedge.training.curve import draw_curve
-from dmedge.training.summary import RunMeter, RunSummary, write_atomically
+from dmedge.training.summary import SUMMARY, RunMeter, RunSummary, write_atomically
 
 logger = logging.getLogger(__name__)
 
-METRICS, CURVE, SUMMARY, TENSORBOARD, RUN_ID = "metrics.jsonl", "curve.png", "summary.json", "tensorboard", "run-id"
+METRICS, CURVE, TENSORBOARD, RUN_ID = "metrics.jsonl", "curve.png", "tensorboard", "run-id"
 PROJECT = "dmedge"  # what a tracker that has projects files a run under
 
 

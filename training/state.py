@@ -86,7 +86,7 @@ class StateStore:
 
     def _remove_partial(self) -> None:
         for path in self.folder.glob("*.partial"):
-            path.unlink()
+            path.unlink(missing_ok=True)  # another rank does the same
 
 
 def _write(table: Mapping[str, Any], path: Path) -> None:

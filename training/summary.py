@@ -18,9 +18,9 @@ from dmedge.training.early_stop import SMALLER_IS_BETTER, USUAL
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from rich.table import Table
 
 Row = Mapping[str, Any]
+SUMMARY = "summary.json"
 _RECENT = 0.1  # weight of the newest step in the throughput that is shown while a run goes on
 
 
@@ -101,18 +101,8 @@ class RunSummary:
         """Write the JSON, whole or not at all."""
         write_atomically(path, self.to_json().encode())
 
-    def table(self) -> "Table":
-        """The same for a person to read."""
-        from rich.table import Table
-
-        table = Table(title=self.name, title_style="bold", show_header=False, box=None, pad_edge=False)
-        table.add_column(style="dim")
-        table.add_column()
-        for label, value in self._lines():
-            table.add_row(label, value)
-        return table
-
-    def _lines(self) -> list[tuple[str, str]]:
+    def lines(self) -> list[tuple[str, str]]:
+        """The same for a person to read: labels and texts."""
         ranks = f" x {self.ranks}" if self.ranks > 1 else ""
         found = [
             ("device", f"{self.device}{ranks}, {self.precision}"),
@@ -128,6 +118,11 @@ class RunSummary:
             place = f"step {self.best_step:,}, epoch {self.best_epoch:.2f}"
             found.append(("best", f"{self.best_metric} {self.best_value:.4f} at {place}"))
         return found
+
+
+def read_summary(folder: Path) -> RunSummary:
+    """The summary in the log folder of a run that has ended."""
+    return RunSummary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
 
 
 def summarise(

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -72,11 +73,12 @@ def train(config: TrainConfig, out: Path, *, must_resume: bool = False) -> Artif
     )
     if run.step:
         logger.info("continuing %s at step %d of %d", folder, run.step, steps)
-    with RunLog(out.with_name(f"{out.name}.log"), accelerator, config, step=run.step) as log:
+    with RunLog(log_folder(out), accelerator, config, step=run.step) as log:
         run_steps(run, log)
         load_best_(run)
         with averaged(run) as model:
             train_fusion(model, materials.fusion_loss, config)
+            sharpened = materials.sharpen(model)
             summary = summarise(
                 out.name,
                 run.meter,
@@ -87,12 +89,17 @@ def train(config: TrainConfig, out: Path, *, must_resume: bool = False) -> Artif
                 metric=config.early_stop,
             )
             if accelerator.is_main_process:
-                _write(run, materials, model, out)
+                _write(run, materials, model, sharpened, out)
         log.close(summary)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(folder)
     return load_artifact(out, kind="checkpoint")
+
+
+def log_folder(out: Path) -> Path:
+    """Where the metrics, the curve and the summary of the run that writes `out` stay."""
+    return out.with_name(f"{out.name}.log")
 
 
 def total_steps(config: TrainConfig, source: BatchSource) -> int:
@@ -119,7 +126,7 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     mark.write_text(fingerprint, encoding="utf-8")
 
 
-def _write(run: Run, materials: Materials, model: DualEncoder, out: Path) -> None:
+def _write(run: Run, materials: Materials, model: DualEncoder, sharpened: Mapping[str, float], out: Path) -> None:
     config = run.config
     checkpoint = Checkpoint(model, materials.tokenizer, materials.preprocess, materials.labels, materials.answers)
     with new_artifact(out) as draft:
@@ -137,6 +144,7 @@ def _write(run: Run, materials: Materials, model: DualEncoder, out: Path) -> Non
                 "autocast": pick_precision(config),
                 "steps": run.step,
                 "validation": run.history,
+                "sharpened": dict(sharpened),
                 **materials.facts,
             },
         )

@@ -17,7 +17,8 @@ class ModelConfig:
     """Everything needed to rebuild the modules of a `DualEncoder`.
 
     `concepts` is the number of learned concepts that the embedding is a mixture of, and then
-    `embed_dim` is the same number; 0 for a plain projection to `embed_dim`. `classes` and `answers`
+    `embed_dim` is the same number; 0 for a plain projection to `embed_dim`. The two sharpnesses
+    multiply the logits of that mixture; below 1 it is less sure of itself. `classes` and `answers`
     are numbers of outputs of the fusion's heads, 0 for no such head. `modality` says what the
     fusion looks at: "vision" and "text" leave out the other side, "no-attention" keeps both but not
     the cross-attention. `image_hf` and `text_hf` describe towers of Hugging Face
@@ -43,6 +44,8 @@ class ModelConfig:
     text_hf: Mapping[str, object] = field(default_factory=dict)
     embed_dim: int = 192
     concepts: int = 0
+    image_sharpness: float = 1.0
+    text_sharpness: float = 1.0
     projection: Projection = "linear"
     logit_bias: bool = False
     fusion: Fusion = "cross-attention"
@@ -58,6 +61,8 @@ class ModelConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
         if min(self.classes, self.answers, self.concepts, self.text_layers) < 0:
             raise ValueError("classes, answers, concepts and text_layers cannot be less than 0")
+        if min(self.image_sharpness, self.text_sharpness) <= 0:
+            raise ValueError(f"sharpness is {self.image_sharpness}, {self.text_sharpness}; expected more than 0")
         self._check_image()
         self._check_text()
 

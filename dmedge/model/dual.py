@@ -23,7 +23,7 @@ class ConceptHead(nn.Module):
         self.keys = nn.Linear(width, concepts, bias=False)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Map a [B, W] feature to [B, concepts] similarities."""
+        """Map a [..., W] feature to [..., concepts] similarities."""
         return self.keys(feature)  # type: ignore[no-any-return]
 
 
@@ -56,7 +56,7 @@ class DualEncoder(nn.Module):
             embedding [B, embed_dim], unit norm; patches [B, P, V], row-major over the image.
         """
         feature, patches = self.image_features(pixels)
-        return self.embed(feature), patches
+        return self.embed(feature, self.config.image_sharpness), patches
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embed int [B, L] token ids; the mask is 1 on tokens and 0 on padding.
@@ -65,7 +65,7 @@ class DualEncoder(nn.Module):
             embedding [B, embed_dim], unit norm; tokens [B, L, W].
         """
         feature, tokens = self.text_features(ids, mask)
-        return self.embed(feature), tokens
+        return self.embed(feature, self.config.text_sharpness), tokens
 
     def fuse(self, patches: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Score pairs: match logit [B], then class [B, classes] and answer [B, answers] logits, if any.
@@ -92,18 +92,20 @@ class DualEncoder(nn.Module):
         """Return the [B, concepts] probabilities that the image and the text mean each concept."""
         image = F.normalize(self.image_projection(patches.mean(1)), dim=-1)
         text = F.normalize(self.text_projection(masked_mean(tokens, mask)), dim=-1)
-        return self.concept_logits(image).softmax(-1), self.concept_logits(text).softmax(-1)
+        shares = self.concept_logits(torch.stack([image, text])).softmax(-1)  # one product: the keys are large
+        return shares[0], shares[1]
 
     def concept_logits(self, feature: Tensor) -> Tensor:
-        """Return [B, concepts] logits of a [B, W] feature."""
+        """Return [..., concepts] logits of a [..., W] feature."""
         assert self.head is not None
         return self.head(feature) * self.logit_scale.exp()  # type: ignore[no-any-return]
 
-    def embed(self, feature: Tensor) -> Tensor:
-        """Map a [B, W] feature to its [B, embed_dim] unit-norm embedding."""
+    def embed(self, feature: Tensor, sharpness: float = 1.0) -> Tensor:
+        """Map a [B, W] feature to its [B, embed_dim] unit-norm embedding; without a head it is that already."""
         if self.head is None:
             return feature
-        return F.normalize(self.concept_logits(feature).softmax(-1), dim=-1)
+        logits = self.concept_logits(feature)
+        return F.normalize((logits if sharpness == 1 else logits * sharpness).softmax(-1), dim=-1)
 
 
 def _projection(kind: str, inputs: int, outputs: int) -> nn.Module:

@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dmedge.model.attention import Block, Blocks
 from dmedge.model.config import ModelConfig
+
+NARROW = 16  # input channels; fewer do not fill a block of oneDNN
 
 
 class ConvNorm(nn.Module):
@@ -19,6 +22,11 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        if self.training and self.conv.kernel_size == (1, 1) and self.conv.in_channels < NARROW:
+            # The backward pass of a narrow 1x1 convolution with a stride writes outside its memory on the CPU
+            # (uxlfoundation/oneDNN#6035); the same without a stride does not.
+            (down, right), weight = self.conv.stride, self.conv.weight
+            return self.norm(F.conv2d(x[:, :, ::down, ::right], weight, self.conv.bias))  # type: ignore[no-any-return]
         return self.norm(self.conv(x))  # type: ignore[no-any-return]
 
     def fold_(self) -> None:

@@ -89,7 +89,7 @@ class Encoder:
         """Fuse image i with text i.
 
         Returns:
-            match logits [N] and class logits [N, C]; classes are named by `labels`.
+            match logits [N] and class logits [N, C]; classes are named by `labels`. C is 0 without a class head.
 
         Raises:
             DataError: not as many images as texts, or an array is not uint8 [H, W, 3].
@@ -97,17 +97,15 @@ class Encoder:
         """
         if len(images) != len(texts):
             raise DataError(f"{len(images)} images and {len(texts)} texts; expected as many of each")
-        fusion = find_program(self.session.programs, "fuse")
+        width = self._class_count
         pairs = list(zip(images, texts, strict=True))
         found = list(self._spread(_chunks(pairs), self._fuse_chunk, "pairs", len(pairs)))
         match = np.concatenate([np.zeros(0, np.float32), *(match for match, _ in found)])
-        width = int(fusion.outputs[1].shape[-1])
         return match, np.concatenate([np.zeros((0, width), np.float32), *(classes for _, classes in found)])
 
     def fuse(self, patches: Array, tokens: Array, mask: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run the fusion itself, once: match logit [1] and class logits [1, C]."""
-        match, classes = self.session.run("fuse", [patches, tokens, mask])
-        return match.astype(np.float32), classes.astype(np.float32)
+        """Run the fusion itself, once: match logit [1] and class logits [1, C], C being 0 without a class head."""
+        return self._match_and_classes(self.session.run("fuse", [patches, tokens, mask]))
 
     def text_inputs(self, text: str) -> list[Array]:
         """Token ids and mask of one string, int32 [1, L] each, as the programs take them."""
@@ -161,8 +159,19 @@ class Encoder:
         patches = {key: run[0] for key, run in zip(images, image_runs, strict=True)}
         tokens = {text: run[0] for text, run in zip(texts, text_runs, strict=True)}
         items = [[patches[id(image)], tokens[text], texts[text][1]] for image, text in pairs]
-        match, classes = zip(*session.run_many("fuse", items), strict=True)
+        match, classes = zip(*map(self._match_and_classes, session.run_many("fuse", items)), strict=True)
         return np.concatenate(match), np.concatenate(classes)
+
+    @property
+    def _class_count(self) -> int:
+        outputs = {spec.name: spec for spec in find_program(self.session.programs, "fuse").outputs}
+        return int(outputs["classes"].shape[-1]) if "classes" in outputs else 0
+
+    def _match_and_classes(self, outputs: Sequence[Array]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of the outputs of the fusion the first and, where there is a class head, the second."""
+        match = outputs[0].astype(np.float32)
+        classes = outputs[1].astype(np.float32) if self._class_count else np.zeros((len(match), 0), np.float32)
+        return match, classes
 
     def _spread(
         self, chunks: Sequence[Sequence[T]], run: Callable[[Session, Sequence[T]], R], what: str, total: int
