@@ -1,5 +1,6 @@
 """What the pages say is what the code does: commands, settings, fields, dependencies, links."""
 
+import json
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from dmedge.cli.main import COMMANDS
 from dmedge.config import recipe_names
+from dmedge.data.records import DatasetConfig
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.recipe import CONFIGS
 from dmedge.manifest import Manifest
@@ -20,6 +22,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TABLES: dict[str, type[Any]] = {
     **{kind: config() for kind, config in CONFIGS.items()},
     "model": TowerConfig,
+    "dataset": DatasetConfig,
     "budget": Budget,
 }
 
@@ -30,7 +33,15 @@ def page(name: str) -> str:
 
 def test_there_are_pages() -> None:
     names = {path.name for path in PAGES}
-    assert {"README.md", "CHANGELOG.md", "architecture.md", "artifacts.md", "data.md", "recipes.md"} <= names
+    assert {
+        "README.md",
+        "CHANGELOG.md",
+        "architecture.md",
+        "artifacts.md",
+        "data.md",
+        "recipes.md",
+        "training.md",
+    } <= names
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -63,13 +74,14 @@ def shown_default(field: Any) -> str:
         return f"`{str(default).lower()}`"
     if isinstance(default, str):
         return f'`"{default}"`'
-    return "none" if default is None else "`[]`" if default == () else f"`{default}`"
+    if isinstance(default, tuple):
+        return f"`{json.dumps(default)}`"
+    return "none" if default is None else f"`{default}`"
 
 
 def test_every_shipped_recipe_is_named() -> None:
-    assert set(re.findall(r"^\| `(emoji[\w-]*)` \|", page("docs/recipes.md"), flags=re.MULTILINE)) == set(
-        recipe_names()
-    )
+    section = page("docs/recipes.md").partition("ship with dmedge")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", section, flags=re.MULTILINE)) == set(recipe_names())
 
 
 def test_every_field_of_a_manifest_is_named() -> None:

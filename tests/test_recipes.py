@@ -1,10 +1,12 @@
 """Every shipped recipe fits the settings that it is for, and a recipe that does not fit says why."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dmedge.artifact import load_artifact
 from dmedge.compress.config import CompressConfig
 from dmedge.config import RECIPES, find_recipe, read_toml, recipe_names
 from dmedge.errors import ConfigError
@@ -13,7 +15,13 @@ from dmedge.evidence.verdict import Budget
 from dmedge.export.config import ExportConfig
 from dmedge.export.targets import TARGETS
 from dmedge.flow.recipe import CONFIGS, build_recipe, load_recipe
+from dmedge.model.checkpoint import load_checkpoint
+from dmedge.model.hf_import import import_checkpoint
 from dmedge.training.config import TrainConfig
+from dmedge.training.train import train
+from tests.tiny_datasets import write_dataset
+from tests.tiny_hf import write_image, write_siglip2, write_text
+from tests.tiny_training import tiny_world
 
 KINDS: dict[str, type[Any]] = {
     "train": TrainConfig,
@@ -32,10 +40,17 @@ def build(*stages: dict[str, Any], **keys: Any) -> Any:
 
 
 def test_the_recipes_that_the_commands_need_are_there() -> None:
-    assert {"emoji", "emoji-quick"} <= set(recipe_names())
+    assert {"emoji", "emoji-quick", "emoji-tiny"} <= set(recipe_names())
     assert {path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.toml")} == {
         f"{name}.toml" for name in recipe_names()
     }
+
+
+def written_as(setting: Any, written: Any) -> bool:
+    """Whether a setting has the value that a recipe gives it, tables alike."""
+    if isinstance(written, dict):
+        return all(written_as(getattr(setting, key), value) for key, value in written.items())
+    return bool(setting == (tuple(written) if isinstance(written, list) else written))
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -46,11 +61,22 @@ def test_every_shipped_recipe_fits_the_settings_of_its_stages(name: str) -> None
     assert [type(stage.config) for stage in recipe.stages] == [KINDS[stage.kind] for stage in recipe.stages]
     written = read_toml(find_recipe(name))["stage"]
     for entry, stage in zip(written, recipe.stages, strict=True):
-        for key in entry.keys() - {"kind", "name", "model"}:
-            assert getattr(stage.config, key) == entry[key]
+        for key in entry.keys() - {"kind", "name"}:
+            assert written_as(getattr(stage.config, key), entry[key])
 
 
-@pytest.mark.parametrize("name", recipe_names())
+def exports(name: str) -> bool:
+    return any(stage.kind == "export" for stage in load_recipe(name).stages)
+
+
+def test_what_is_trained_on_other_data_than_the_embedded_only_trains() -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert exports(name) == (recipe.first("train").config.data == "emoji")
+        assert exports(name) or [stage.kind for stage in recipe.stages] == ["train"]
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if exports(name)])
 def test_every_shipped_recipe_judges_and_times_each_bundle(name: str) -> None:
     kinds = [stage.kind for stage in load_recipe(name).stages]
     assert kinds[:2] == ["train", "compress"]
@@ -65,6 +91,73 @@ def test_the_quick_recipe_writes_where_the_demo_promises() -> None:
 
 def test_the_table_of_kinds_is_complete() -> None:
     assert {kind: config() for kind, config in CONFIGS.items()} == KINDS
+
+
+# Dry runs: each recipe on tiny data in its own format, smaller, and otherwise as it is
+
+SHRINKS: dict[str, Any] = {
+    "steps": 2,
+    "epochs": 0.0,
+    "batch_size": 2,
+    "vocab_size": 400,
+    "warmup_steps": 1,
+    "workers": 0,
+    "eval_every": 1,
+    "save_every": 1,
+    "precision": "float32",
+    "trackers": (),
+    "sharding": "none",  # which takes several processes
+    "compile": False,  # which takes a minute
+}
+SMALL_TOWERS: dict[str, Any] = {
+    "image_size": 32,
+    "image_width": 16,
+    "image_layers": 1,
+    "image_heads": 2,
+    "text_width": 16,
+    "text_layers": 1,
+    "text_heads": 4,
+    "context_length": 16,
+    "embed_dim": 8,
+}
+
+
+def shrunk(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The settings of a recipe for tiny data below `folder`, with towers to match."""
+    model = replace(config.model, **SMALL_TOWERS)
+    if config.model.image == "hf":
+        model = replace(model, image_from=str(write_image("vit", folder / "vit")))
+    if config.model.text == "hf":
+        model = replace(model, text_from=str(write_text("bert", folder / "bert")))
+    changes = dict(SHRINKS) | {"model": model, "grad_cache_parts": min(config.grad_cache_parts, 2)}
+    changes["fusion_steps"] = min(config.fusion_steps, 1)
+    if config.init:
+        changes["init"] = str(import_checkpoint(write_siglip2(folder / "siglip2"), folder / "imported").root)
+    if config.data != "emoji":
+        written = write_dataset(config.data, folder / "data")
+        changes["dataset"] = replace(config.dataset, path=written.path)
+        changes["validation"] = None if config.validation is None else changes["dataset"]
+        if config.early_stop and config.data == "vqa":
+            changes["validation"] = changes["dataset"]  # the tiny VQA has no split for it
+    return replace(config, **changes)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_trains_on_tiny_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = shrunk(load_recipe(name).first("train").config, tmp_path)
+    with tiny_world():
+        artifact = train(config, tmp_path / "run")
+    checkpoint = load_checkpoint(load_artifact(artifact.root, kind="checkpoint"))
+    assert artifact.manifest.summary["steps"] == 2
+    assert (checkpoint.model.fusion is not None) == (config.model.fusion != "none" and not config.init)
+    assert set(artifact.manifest.parents) == ({"init"} if config.init else set())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_path_of_the_data_is_set_from_the_command_line(name: str) -> None:
+    config = load_recipe(name, ["train.dataset.path=/mine"]).first("train").config
+    assert config.dataset.path == "/mine"
 
 
 # Settings

@@ -141,6 +141,12 @@ def test_the_command_line_trains_by_a_recipe_file(
     assert load_artifact(Path("out"), kind="checkpoint").manifest.languages == ("de", "en")
 
 
+def test_the_package_runs_as_a_module_for_torchrun() -> None:
+    found = subprocess.run([sys.executable, "-m", "dmedge", "--version"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("dmedge, version")
+
+
 # Learning
 
 

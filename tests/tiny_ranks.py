@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor, nn
 
@@ -97,6 +98,7 @@ def start(job: str, folder: Path, processes: int = 2) -> subprocess.CompletedPro
 def open_run(folder: Path, config: TrainConfig) -> Run:
     """A run on the tiny data, as the stage makes it, whose parts a test can reach."""
     folder.mkdir(parents=True, exist_ok=True)
+    AcceleratorState._reset_state(reset_partial_state=False)  # as the stage does
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
         batcher = tiny_batcher(folder, config)
