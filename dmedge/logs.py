@@ -32,14 +32,15 @@ def configure(level: int = logging.INFO) -> None:
 
 
 @contextmanager
-def progress(description: str, total: float | None = None) -> Iterator[Advance]:
+def progress(description: str, total: float | None = None, *, is_shown: bool = True) -> Iterator[Advance]:
     """Show work in progress on standard error: a bar on a terminal, a line every few seconds elsewhere.
 
     Args:
         total: how many steps there are [default: unknown].
+        is_shown: whether to show anything; of several processes that do the same, one does.
     """
     console = _stderr()
-    display = _bar if console.is_terminal else _lines
+    display = (_bar if console.is_terminal else _lines) if is_shown else _nothing
     with display(console, description, total) as advance:
         yield advance
 
@@ -79,6 +80,11 @@ def _lines(console: "Console", description: str, total: float | None) -> Iterato
             console.print(f"{description} {done:g}{of} {last - began:.0f} s {note}".rstrip(), markup=False)
 
     yield advance
+
+
+@contextmanager
+def _nothing(console: "Console", description: str, total: float | None) -> Iterator[Advance]:
+    yield lambda steps=1, note="": None
 
 
 def _stderr() -> "Console":

@@ -14,13 +14,12 @@ from click.testing import CliRunner, Result
 
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.main import cli
-from dmedge.data.readers import FORMATS
+from dmedge.data.readers import FORMATS, read_dataset
 from dmedge.data.records import DatasetConfig
 from dmedge.errors import ConfigError, DataError
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.model.hf_import import import_checkpoint
 from dmedge.model.image import ConvNorm
-from dmedge.training import materials
 from dmedge.training.materials import split_records
 from tests.tiny_datasets import write_dataset
 from tests.tiny_hf import write_clip, write_image, write_siglip2, write_text
@@ -35,7 +34,7 @@ from tests.tiny_records import (
 )
 
 VIT = replace(TOWERS, image="vit", image_width=16, image_layers=1, image_heads=2, patch_size=8, positions="rotary")
-LEARNS: Mapping[str, Any] = {  # enough for six colours
+LEARNS: dict[str, Any] = {  # enough for six colours
     "steps": 60,
     "batch_size": 12,
     "eval_every": 60,
@@ -96,7 +95,7 @@ def test_every_format_trains_to_a_checkpoint_that_loads(data: str, tmp_path: Pat
     _, classes, has_answers = HOLDS[data]
     weights = {"match_weight": 0.5, "class_weight": float(classes > 0), "answer_weight": float(has_answers)}
     artifact = train_on_records(record_config(data, dataset, batch_size=2, **weights), tmp_path / "run")
-    checkpoint, source = loaded(artifact), materials.read_dataset(data, dataset)
+    checkpoint, source = loaded(artifact), read_dataset(data, dataset)
     assert checkpoint.labels == source.labels and len(source.labels) == classes
     assert checkpoint.answers == source.answers and bool(source.answers) == has_answers
     assert set(artifact.manifest.languages) == {tag for tags in source.text_languages() for tag in tags}
@@ -106,7 +105,7 @@ def test_every_format_trains_to_a_checkpoint_that_loads(data: str, tmp_path: Pat
 
 def test_the_languages_of_the_tiny_data_are_as_written(tmp_path: Path) -> None:
     for data, (languages, _, _) in HOLDS.items():
-        read = materials.read_dataset(data, write_dataset(data, tmp_path / data))
+        read = read_dataset(data, write_dataset(data, tmp_path / data))
         assert {tag for tags in read.text_languages() for tag in tags} == languages, data
 
 
@@ -230,7 +229,7 @@ def test_what_a_recipe_may_choose_trains(changes: dict[str, Any], colours: Datas
 
 
 def test_a_narrow_convolution_trains_as_it_is_evaluated() -> None:
-    layer = ConvNorm(4, 8, kernel=1, stride=2).to(memory_format=torch.channels_last)
+    layer = ConvNorm(4, 8, kernel=1, stride=2)
     pictures = torch.randn(12, 4, 8, 8).to(memory_format=torch.channels_last)
     layer.norm = torch.nn.Identity()
     torch.testing.assert_close(layer.train()(pictures), layer.eval()(pictures))

@@ -16,7 +16,7 @@ from dmedge.errors import ConfigError, DmedgeError
 from dmedge.logs import progress
 from dmedge.model.dual import DualEncoder
 from dmedge.training.augment import shrink
-from dmedge.training.average import Average
+from dmedge.training.average import Average, is_first_rank
 from dmedge.training.batch import TrainBatch
 from dmedge.training.config import TrainConfig
 from dmedge.training.early_stop import EarlyStop
@@ -140,7 +140,7 @@ def run_steps(run: Run, log: RunLog) -> None:
     )
     with (
         closing(stream),
-        progress("train", total=run.steps) as advance,
+        progress("train", total=run.steps, is_shown=accelerator.is_main_process) as advance,
         style_mixing(run.model.image, config.style_mixing),
     ):
         advance(run.step)
@@ -380,7 +380,7 @@ def train_fusion(model: DualEncoder, loss_of: FusionLoss, config: TrainConfig) -
     optimizer = make_optimizer(model.fusion, config)
     device, precision = model.logit_scale.device.type, pick_precision(config)
     torch.manual_seed(config.seed)
-    with progress("train fusion", total=config.fusion_steps) as advance:
+    with progress("train fusion", total=config.fusion_steps, is_shown=is_first_rank()) as advance:
         for step in range(config.fusion_steps):
             set_learning_rate_(optimizer, learning_rate(step, config.fusion_steps, config))
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):

@@ -14,7 +14,12 @@ from dmedge.model.quantized import DynamicLinear, QuantConv2d
 
 TEXT_LENGTH = 16  # tokens of the text that is counted
 
-_AUXILIARY = ("scale", "zero_point", "input_scale", "members")  # buffers that say how others are read, or what belongs together
+_AUXILIARY = (
+    "scale",
+    "zero_point",
+    "input_scale",
+    "members",
+)  # buffers that say how others are read, or what belongs together
 
 
 @dataclass(frozen=True, slots=True)
