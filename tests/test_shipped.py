@@ -2,15 +2,19 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from dmedge.artifact import SHIPPED, Artifact, load_artifact
 from dmedge.data.emoji import TEST_STYLE, load_pack
 from dmedge.data.evalset import emoji_evalset
+from dmedge.data.tokenizer import train_tokenizer
 from dmedge.evidence.accuracy import evaluate
 from dmedge.flow.recipe import load_recipe
 from dmedge.runtime.encoder import Encoder
+from dmedge.training.config import TrainConfig
+from dmedge.training.data import load_training_data
 
 MOST_BYTES = 10_000_000
 
@@ -25,8 +29,15 @@ def test_it_is_small_enough_to_ship(shipped: Artifact) -> None:
 
 
 def test_it_was_made_with_the_settings_of_its_recipe(shipped: Artifact) -> None:
-    recipe = load_recipe("emoji").first("train").config
+    recipe = load_recipe("emoji-more").first("train").config
     assert json.loads(json.dumps(asdict(recipe))) == json.loads(json.dumps(dict(shipped.manifest.config)))
+
+
+@pytest.mark.slow
+def test_its_vocabulary_is_what_its_training_text_gives(shipped: Artifact, tmp_path: Path) -> None:
+    """Training with the usual size takes this vocabulary over."""
+    train_tokenizer(sorted(set(load_training_data().texts)), tmp_path / "tokenizer.model", TrainConfig().vocab_size)
+    assert (tmp_path / "tokenizer.model").read_bytes() == shipped.file("tokenizer.model").read_bytes()
 
 
 def test_it_knows_every_locale_of_the_pack(shipped: Artifact) -> None:

@@ -1,6 +1,7 @@
 """What a run is made of: data, vocabulary, a model before its first step, and what judges it."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmedge.artifact import load_artifact
+from dmedge.artifact import SHIPPED, load_artifact
 from dmedge.data.emoji import VALIDATION_STYLE
 from dmedge.data.evalset import EvalSet, dataset_evalset, emoji_evalset
 from dmedge.data.hf_tokenizer import AnyTokenizer, HfTokenizer
@@ -19,12 +20,12 @@ from dmedge.data.tokenizer import Tokenizer, train_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ConfigError, DataError
 from dmedge.logs import progress
-from dmedge.model.checkpoint import Checkpoint, load_checkpoint
+from dmedge.model.checkpoint import TOKENIZER, Checkpoint, load_checkpoint
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
 from dmedge.training.batches import Batcher, make_batcher
 from dmedge.training.config import TrainConfig
-from dmedge.training.data import load_training_data
+from dmedge.training.data import TrainingData, load_training_data
 from dmedge.training.fusion import FusionLoss, concept_fusion_loss, record_fusion_loss
 from dmedge.training.record_source import ClassKind, Grouped, RecordSource
 from dmedge.training.sharpness import sharpen_
@@ -83,7 +84,7 @@ def _emoji_materials(config: TrainConfig, folder: Path) -> Materials:
             raise ConfigError(f"init = {config.init!r} is of other data; expected a checkpoint that emoji made")
         batcher = make_batcher(data, tokenizer, config)
     else:
-        tokenizer = _own_tokenizer(data.texts, config, folder / "tokenizer.model")
+        tokenizer = _emoji_tokenizer(data, config, folder / "tokenizer.model")
         batcher = make_batcher(data, tokenizer, config)
         model = concept_model(batcher)
         preprocess = Preprocess(size=model.config.image_size)
@@ -103,6 +104,16 @@ def _emoji_materials(config: TrainConfig, folder: Path) -> Materials:
         languages=data.languages,
         parents=parents,
     )
+
+
+def _emoji_tokenizer(data: TrainingData, config: TrainConfig, path: Path) -> Tokenizer:
+    """The vocabulary of the embedded text; that of the usual size comes with the shipped checkpoint.
+
+    To fit it again takes most of a minute and gives the same bytes, which a test holds true.
+    """
+    if config.vocab_size == TrainConfig().vocab_size and not path.exists():
+        shutil.copyfile(SHIPPED / "emoji" / TOKENIZER, path)
+    return _own_tokenizer(data.texts, config, path)
 
 
 def concept_model(batcher: Batcher) -> DualEncoder:
