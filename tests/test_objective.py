@@ -14,7 +14,7 @@ from dmedge.model.checkpoint import load_checkpoint
 from dmedge.training.augment import shrink
 from dmedge.training.batch import TrainBatch
 from dmedge.training.batches import Batcher
-from dmedge.training.materials import concept_model
+from dmedge.training.emoji_materials import concept_model
 from dmedge.training.objective import Objective, freeze_idle_
 from dmedge.training.sharpness import GRID, sharpen_
 from dmedge.training.style_mixing import mix_styles, style_mixing

@@ -20,7 +20,7 @@ from dmedge.errors import ConfigError, DataError
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.model.hf_import import import_checkpoint
 from dmedge.model.image import ConvNorm
-from dmedge.training.materials import split_records
+from dmedge.training.record_materials import split_records
 from tests.tiny_datasets import write_dataset
 from tests.tiny_hf import write_clip, write_image, write_siglip2, write_text
 from tests.tiny_records import (

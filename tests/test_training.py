@@ -21,9 +21,8 @@ from dmedge.training.batch import TextChunk
 from dmedge.training.batches import Batcher, pad
 from dmedge.training.config import TrainConfig
 from dmedge.training.data import TrainingData, draw_batch, emoji_training_data
-from dmedge.training.fusion import concept_fusion_loss
-from dmedge.training.loop import train_fusion
-from dmedge.training.materials import concept_model as initial_model
+from dmedge.training.emoji_materials import concept_model as initial_model
+from dmedge.training.fusion import concept_fusion_loss, train_fusion
 from dmedge.training.objective import Objective
 from dmedge.training.optimizer import learning_rate
 from tests.tiny_training import SIZE, TOWERS, tiny_batcher, tiny_config, tiny_data, tiny_train

@@ -24,9 +24,9 @@ from dmedge.data.records import DatasetConfig
 from dmedge.errors import ConfigError
 from dmedge.training import loop
 from dmedge.training.config import TrainConfig
+from dmedge.training.emoji_materials import concept_model
 from dmedge.training.engine import make_accelerator
 from dmedge.training.loop import Run, new_run, run_steps
-from dmedge.training.materials import concept_model
 from dmedge.training.run_log import RunLog
 from tests.tiny_training import TOWERS, WORDS, dying, tiny_batcher, tiny_config, tiny_train
 

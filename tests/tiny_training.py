@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.data.tokenizer import Tokenizer, train_tokenizer
-from dmedge.training import loop, materials
+from dmedge.training import emoji_materials, loop
 from dmedge.training import train as stage
 from dmedge.training.batches import Batcher, make_batcher
 from dmedge.training.config import TowerConfig, TrainConfig
@@ -99,8 +99,8 @@ def tiny_batcher(folder: Path, config: TrainConfig | None = None, data: Training
 def tiny_world() -> Iterator[None]:
     """Have the train stage find the tiny data in the place of the embedded data."""
     with (
-        mock.patch.object(materials, "load_training_data", tiny_data),
-        mock.patch.object(materials, "emoji_evalset", lambda **choice: tiny_evalset()),
+        mock.patch.object(emoji_materials, "load_training_data", tiny_data),
+        mock.patch.object(emoji_materials, "emoji_evalset", lambda **choice: tiny_evalset()),
     ):
         yield
 
@@ -130,6 +130,6 @@ def dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     where, name, count = sys.argv[1:]
-    module = loop if name == "train_step" else materials
+    module = loop if name == "train_step" else emoji_materials
     with mock.patch.object(module, name, dying(getattr(module, name), int(count))):
         tiny_train(Path(where))

@@ -6,14 +6,22 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmedge.errors import DmedgeError
+from dmedge.logs import progress
 from dmedge.model.dual import DualEncoder
+from dmedge.training.average import is_first_rank
 from dmedge.training.batches import Batcher, pad
+from dmedge.training.config import TrainConfig
 from dmedge.training.data import Batch, TrainingData
+from dmedge.training.engine import pick_precision
 from dmedge.training.objective import Objective
+from dmedge.training.optimizer import learning_rate, make_optimizer, set_learning_rate_
 from dmedge.training.record_source import RecordSource
+
+SEED_STEP = 1 << 40  # fusion batches never repeat those of the towers
 
 FusionLoss = Callable[[DualEncoder, int], Tensor]  # of a model whose towers are frozen, and a step
 BLANK_SHARE = 0.15  # of pairs that lose their picture, and as many that lose their text
@@ -84,3 +92,38 @@ def record_fusion_loss(model: DualEncoder, source: RecordSource, step: int) -> T
     objective = Objective(model, weighted)
     losses = objective(source.batch(step, 0, 1).to(model.logit_scale.device))
     return torch.stack(list(losses.values())).sum()
+
+
+def train_fusion(model: DualEncoder, loss_of: FusionLoss, config: TrainConfig) -> None:
+    """Train the fusion of a bare model in place, after the towers, which stay as they are.
+
+    It is short, so a run that is killed here makes it again from its start. Every rank does the same.
+    """
+    if model.fusion is None or config.fusion_steps == 0:
+        return
+    model.eval().requires_grad_(False)
+    model.fusion.train().requires_grad_(True)
+    for name in ("image_projection", "text_projection"):  # both sides start in one space
+        own, tower = getattr(model.fusion, name), getattr(model, name)
+        shapes = [{key: tensor.shape for key, tensor in part.state_dict().items()} for part in (own, tower)]
+        if shapes[0] == shapes[1]:
+            own.load_state_dict(tower.state_dict())
+    optimizer = make_optimizer(model.fusion, config)
+    device, precision = model.logit_scale.device.type, pick_precision(config)
+    torch.manual_seed(config.seed)
+    with progress("train fusion", total=config.fusion_steps, is_shown=is_first_rank()) as advance:
+        for step in range(config.fusion_steps):
+            set_learning_rate_(optimizer, learning_rate(step, config.fusion_steps, config))
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                loss = loss_of(model, SEED_STEP + step)
+            if not torch.isfinite(loss):
+                raise DmedgeError(
+                    f"fusion step {step}: the loss is {float(loss.detach())}; expected a finite number; "
+                    "run again with a smaller learning_rate, or with precision = 'float32'"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.fusion.parameters(), config.clip_norm)
+            optimizer.step()
+            advance(1, f"loss {float(loss.detach()):.2f}")
+    model.eval().requires_grad_(False)

@@ -16,12 +16,11 @@ from dmedge.errors import ConfigError, DmedgeError
 from dmedge.logs import progress
 from dmedge.model.dual import DualEncoder
 from dmedge.training.augment import shrink
-from dmedge.training.average import Average, is_first_rank
+from dmedge.training.average import Average
 from dmedge.training.batch import TrainBatch
 from dmedge.training.config import TrainConfig
 from dmedge.training.early_stop import EarlyStop
-from dmedge.training.engine import average_scalars_, clip_, find_parts, no_sync, pick_precision, prepare_model_, shard_
-from dmedge.training.fusion import FusionLoss
+from dmedge.training.engine import average_scalars_, clip_, find_parts, no_sync, prepare_model_, shard_
 from dmedge.training.grad_cache import LOCAL, cached_backward
 from dmedge.training.loader import Waiting, batches
 from dmedge.training.objective import Objective, freeze_idle_
@@ -41,7 +40,6 @@ from dmedge.training.summary import RunMeter
 from dmedge.training.validation import Evaluate
 
 logger = logging.getLogger(__name__)
-FUSION_SEED_STEP = 1 << 40  # fusion batches never repeat those of the towers
 RANDOM_STREAM = 7919  # between the seeds of two ranks
 
 
@@ -361,38 +359,3 @@ def _resume_(run: Run) -> None:
         raise ConfigError(
             f"{run.store.folder}: cannot be continued ({error}); expected the state of this run; {advice}"
         ) from error
-
-
-def train_fusion(model: DualEncoder, loss_of: FusionLoss, config: TrainConfig) -> None:
-    """Train the fusion of a bare model in place, after the towers, which stay as they are.
-
-    It is short, so a run that is killed here makes it again from its start. Every rank does the same.
-    """
-    if model.fusion is None or config.fusion_steps == 0:
-        return
-    model.eval().requires_grad_(False)
-    model.fusion.train().requires_grad_(True)
-    for name in ("image_projection", "text_projection"):  # both sides start in one space
-        own, tower = getattr(model.fusion, name), getattr(model, name)
-        shapes = [{key: tensor.shape for key, tensor in part.state_dict().items()} for part in (own, tower)]
-        if shapes[0] == shapes[1]:
-            own.load_state_dict(tower.state_dict())
-    optimizer = make_optimizer(model.fusion, config)
-    device, precision = model.logit_scale.device.type, pick_precision(config)
-    torch.manual_seed(config.seed)
-    with progress("train fusion", total=config.fusion_steps, is_shown=is_first_rank()) as advance:
-        for step in range(config.fusion_steps):
-            set_learning_rate_(optimizer, learning_rate(step, config.fusion_steps, config))
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                loss = loss_of(model, FUSION_SEED_STEP + step)
-            if not torch.isfinite(loss):
-                raise DmedgeError(
-                    f"fusion step {step}: the loss is {float(loss.detach())}; expected a finite number; "
-                    "run again with a smaller learning_rate, or with precision = 'float32'"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.fusion.parameters(), config.clip_norm)
-            optimizer.step()
-            advance(1, f"loss {float(loss.detach()):.2f}")
-    model.eval().requires_grad_(False)

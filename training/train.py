@@ -18,14 +18,19 @@ from dmedge.manifest import canonical_json
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, save_checkpoint
 from dmedge.model.dual import DualEncoder
 from dmedge.training.config import TrainConfig
+from dmedge.training.emoji_materials import emoji_materials
 from dmedge.training.engine import make_accelerator, pick_precision
-from dmedge.training.loop import Run, averaged, load_best_, new_run, run_steps, train_fusion
-from dmedge.training.materials import Materials, gather_materials
+from dmedge.training.fusion import train_fusion
+from dmedge.training.loop import Run, averaged, load_best_, new_run, run_steps
+from dmedge.training.materials import Materials
+from dmedge.training.record_materials import record_materials
 from dmedge.training.run_log import RunLog
 from dmedge.training.source import BatchSource
 from dmedge.training.summary import summarise
 
 logger = logging.getLogger(__name__)
+
+EMOJI = "emoji"  # the data that ships with dmedge
 
 # What may differ between the start of a run and its continuation.
 CHANGEABLE = ("steps", "epochs", "fusion_steps", "storage", "workers", "save_every", "keep_last", "trackers")
@@ -60,7 +65,7 @@ def train(config: TrainConfig, out: Path, *, must_resume: bool = False) -> Artif
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             _claim(folder, config)
-        materials = gather_materials(config, folder)
+        materials = (emoji_materials if config.data == EMOJI else record_materials)(config, folder)
     steps = total_steps(config, materials.source)
     run = new_run(
         materials.model,
