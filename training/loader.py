@@ -1,6 +1,7 @@
 """Batches made ahead of time in worker processes, and how long the loop waited for them."""
 
 import time
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,14 +102,18 @@ def _items(steps: _Steps, start: int, stop: int, workers: int, pin_memory: bool)
             item = steps[step]
             yield (item[0].pin_memory(), item[1]) if pin_memory and not isinstance(item, DmedgeError) else item
         return
-    yield from DataLoader(
-        steps,
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # or the loader would draw from the one that a resumed run restores
-    )
+    with warnings.catch_warnings():  # how many workers are worth it is for the recipe to say
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # or the loader would draw from the one that a resumed run restores
+        )
+        items = iter(loader)
+    yield from items
 
 
 def _accept(source: BatchSource, item: _Item) -> TrainBatch:
