@@ -50,6 +50,14 @@ def test_a_teacher_is_no_baseline(line: dict[str, Artifact]) -> None:
         check_baseline(line["android"], line["teacher"], ())
 
 
+def test_what_training_began_with_is_no_baseline(line: dict[str, Artifact], tmp_path: Path) -> None:
+    trained = make(tmp_path / "trained", {"init": line["baseline"]})
+    bundle = make(tmp_path / "bundle", {"parent": trained}, kind="bundle", scheme="int8-dynamic")
+    assert find_baseline(bundle, ()).root == find_baseline(trained, ()).root == trained.root
+    with pytest.raises(ArtifactError, match="is not among the ancestors"):
+        check_baseline(bundle, line["baseline"], ())
+
+
 def test_a_stranger_is_refused(line: dict[str, Artifact], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is not among the ancestors"):
         check_baseline(line["android"], make(tmp_path / "stranger", scheme="bfloat16"), ())

@@ -9,7 +9,7 @@ from dmedge.lineage import Ancestor, trace_lineage
 from dmedge.manifest import Manifest
 
 FLOAT = frozenset({"float32", "float16", "bfloat16"})
-OTHER_ROLES = frozenset({"teacher", "data"})  # parents that an artifact learned from, but is not made of
+OTHER_ROLES = frozenset({"teacher", "data", "init"})  # parents that an artifact learned from, but is not judged by
 RUNS = Path("runs")
 
 
@@ -70,7 +70,7 @@ def check_baseline(artifact: Artifact, baseline: Artifact, places: Sequence[Path
 
 
 def _line(artifact: Artifact, places: Sequence[Path]) -> list[Ancestor]:
-    """Ancestors that `artifact` is made of, nearest first; those of teachers are left out."""
+    """Ancestors that `artifact` is made of, nearest first; teachers and what training began with are left out."""
     line: list[Ancestor] = []
     skipped_depth: int | None = None
     for ancestor in trace_lineage(artifact, places):
