@@ -29,7 +29,7 @@ def test_it_is_small_enough_to_ship(shipped: Artifact) -> None:
 
 
 def test_it_was_made_with_the_settings_of_its_recipe(shipped: Artifact) -> None:
-    recipe = load_recipe("emoji-more").first("train").config
+    recipe = load_recipe("emoji-fusion").first("train").config
     assert json.loads(json.dumps(asdict(recipe))) == json.loads(json.dumps(dict(shipped.manifest.config)))
 
 

@@ -258,6 +258,17 @@ def test_noisy_text_is_never_empty(rng: np.random.Generator) -> None:
 # The rest of the loop
 
 
+def test_a_run_of_no_steps_keeps_its_towers_and_trains_the_fusion(tmp_path: Path) -> None:
+    first = tiny_train(tmp_path / "first")
+    second = tiny_train(tmp_path / "second", tiny_config(init=str(first.root), steps=0, seed=1))
+    before, after = (load_checkpoint(artifact).model.state_dict() for artifact in (first, second))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("fusion.") for name in changed)
+    assert dict(second.manifest.parents) == {"init": first.digest}
+    history = second.manifest.summary["validation"]
+    assert isinstance(history, list) and [row["step"] for row in history] == [0]
+
+
 def test_fusion_training_leaves_the_towers_bit_identical(batcher: Batcher) -> None:
     model = initial_model(batcher)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -296,7 +307,7 @@ def test_a_longer_run_begins_like_a_shorter_one() -> None:
     ("table", "message"),
     [
         ({"stpes": 3}, "unknown key 'stpes'; did you mean 'steps'?"),
-        ({"steps": 0}, "steps is 0; expected 1 or more"),
+        ({"steps": -1}, "steps is -1; expected 0 or more"),
         ({"batch_size": 1}, "a contrastive loss needs 2 or more"),
         ({"name_share": 1.5}, "name_share is 1.5; expected a share between 0 and 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; expected more than 0"),

@@ -43,11 +43,11 @@ class TowerConfig:
 
 
 AT_LEAST_ONE = (
-    *("steps", "batch_size", "texts_per_image", "eval_every", "eval_texts_per_language"),
+    *("batch_size", "texts_per_image", "eval_every", "eval_texts_per_language"),
     *("save_every", "keep_last", "patience", "grad_cache_parts"),
 )
 NOT_NEGATIVE = (
-    "low_resolution_steps",
+    *("steps", "low_resolution_steps"),
     *("epochs", "fusion_steps", "warmup_steps", "workers", "weight_decay", "clip_norm", "augment"),
     *("contrastive_weight", "match_weight", "class_weight", "answer_weight"),
 )
@@ -64,11 +64,12 @@ class TrainConfig:
     `data` names the format that `dataset` is read in; "emoji" is the data that ships with dmedge.
     `init` continues from the weights of a checkpoint, with the model as it is there.
     `warm_start` factorises the token-by-concept matrix of the training text into token embeddings
-    and concept anchors before the first step. `fusion_steps` train the fusion alone, on frozen
-    towers, after the last step; `match_weight`, `class_weight` and `answer_weight` train it together
-    with the towers. `grad_cache_parts` cuts a batch into parts whose activations are never held
-    together. `freeze` and `layer_decay` name and grade what moves less. The first `low_resolution_steps`
-    see pictures at two thirds of their size, which costs less than half.
+    and concept anchors before the first step. With 0 `steps` the towers stay as they begin.
+    `fusion_steps` train the fusion alone, on frozen towers, after the last step; `match_weight`,
+    `class_weight` and `answer_weight` train it together with the towers. `grad_cache_parts` cuts a
+    batch into parts whose activations are never held together. `freeze` and `layer_decay` name and
+    grade what moves less. The first `low_resolution_steps` see pictures at two thirds of their size,
+    which costs less than half.
     """
 
     data: str = "emoji"

@@ -166,6 +166,8 @@ def run_steps(run: Run, log: RunLog) -> None:
                 if run.step % config.save_every == 0 or run.step == run.steps or run.has_ended:
                     save_run(run)
             advance(1, note(metrics | last, run.meter.recent_images_per_s))
+    if not run.history:  # a run of no steps
+        _evaluate(run)
 
 
 def train_step(run: Run, batch: TrainBatch) -> dict[str, float]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dmedge.data.evalset import EvalSet
 from dmedge.evidence.accuracy import evaluate
+from dmedge.evidence.retrieval import Score
 from dmedge.training.validation import LiveEncoder
 
 GRID = (0.35, 0.5, 0.7, 1.0, 1.4)
@@ -32,7 +33,7 @@ class _Ready:
 
 
 def sharpen_(encoder: LiveEncoder, data: EvalSet) -> dict[str, float]:
-    """Set both sharpnesses of a model with a concept head to what finds most by text, one after the other.
+    """Set both sharpnesses of a model with a concept head to what ranks best by text, one after the other.
 
     Training makes the mixture as sure as its own pictures allow. On pictures and texts of another kind it is
     right less often, and a flatter mixture ranks them better.
@@ -42,9 +43,9 @@ def sharpen_(encoder: LiveEncoder, data: EvalSet) -> dict[str, float]:
         data: that was not trained on, nor will be reported.
 
     Returns:
-        the sharpnesses and the recall at 1 and 10 with them; nothing for a model without a concept head.
+        the sharpnesses and the figures with them; nothing for a model without a concept head.
 
-    Source: Guo et al. 2017, arXiv:1706.04599 (temperature scaling), with recall in place of the likelihood.
+    Source: Guo et al. 2017, arXiv:1706.04599 (temperature scaling), by mean reciprocal rank in place of likelihood.
     """
     model = encoder.model
     if model.head is None:
@@ -55,18 +56,18 @@ def sharpen_(encoder: LiveEncoder, data: EvalSet) -> dict[str, float]:
         model.config = replace(model.config, image_sharpness=factor, text_sharpness=factor)
         images[factor], texts[factor] = encoder.images(data.images), encoder.texts(list(row))
 
-    def recall(image: float, text: float) -> tuple[float, float]:
-        figures = evaluate(_Ready(images[image], texts[text], row), data).macro("text_to_image")
-        return figures.recall_at_1, figures.recall_at_10
+    def figures(image: float, text: float) -> Score:
+        return evaluate(_Ready(images[image], texts[text], row), data).macro("text_to_image")
 
-    by_image = {factor: recall(factor, 1.0) for factor in GRID}
-    image = max(GRID, key=lambda factor: sum(by_image[factor]))
-    by_text = {factor: by_image[image] if factor == 1.0 else recall(image, factor) for factor in GRID}
-    text = max(GRID, key=lambda factor: sum(by_text[factor]))
+    by_image = {factor: figures(factor, 1.0) for factor in GRID}
+    image = max(GRID, key=lambda factor: by_image[factor].mrr)
+    by_text = {factor: by_image[image] if factor == 1.0 else figures(image, factor) for factor in GRID}
+    text = max(GRID, key=lambda factor: by_text[factor].mrr)
     model.config = replace(model.config, image_sharpness=image, text_sharpness=text)
     return {
         "image_sharpness": image,
         "text_sharpness": text,
-        "recall_at_1": by_text[text][0],
-        "recall_at_10": by_text[text][1],
+        "recall_at_1": by_text[text].recall_at_1,
+        "recall_at_10": by_text[text].recall_at_10,
+        "mrr": by_text[text].mrr,
     }
