@@ -48,10 +48,10 @@ class Model:
         known = {"fit": "pad-centre", "resample": "bilinear-antialiased"}
         if not known.items() <= self.preprocessing.items() or not (bundle / "tokenizer.model").exists():
             raise SystemExit(f"{bundle}: its preprocessing or tokenizer is an imported model's, unknown to this client")
-        options = onnxruntime.SessionOptions()
+        options, cpu = onnxruntime.SessionOptions(), ["CPUExecutionProvider"]
         options.add_session_config_entry("session.x64quantprecision", "1")  # int8 overflows on older x86 without it
         self.sessions = {
-            name: onnxruntime.InferenceSession(str(bundle / program["file"]), options, providers=["CPUExecutionProvider"])
+            name: onnxruntime.InferenceSession(str(bundle / program["file"]), options, providers=cpu)
             for name, program in self.programs.items()
         }
         self.context_length: int = manifest["summary"]["context_length"]  # tokens, at most
