@@ -1,8 +1,7 @@
 """Settings of the `train` stage."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from dmedge.data.records import DatasetConfig
 from dmedge.model.config import Fusion, ImageTower, Modality, Positions, TextTower
@@ -155,14 +154,3 @@ class TrainConfig:
             raise ValueError(f"vocab_size is {self.vocab_size}; byte fallback alone takes 256, expected 400 or more")
         if any(width < 1 for width in self.matryoshka):
             raise ValueError(f"matryoshka is {list(self.matryoshka)}; expected widths of 1 or more")
-
-
-def changed_settings(config: TrainConfig | TowerConfig | DatasetConfig) -> Mapping[str, Any]:
-    """The settings that differ from their defaults, nested tables alike."""
-    default, found = type(config)(), {}
-    for item in fields(config):
-        mine, usual = getattr(config, item.name), getattr(default, item.name)
-        if mine != usual:
-            nested = isinstance(mine, (TowerConfig, DatasetConfig)) and usual is not None
-            found[item.name] = changed_settings(mine) if nested else mine
-    return found
