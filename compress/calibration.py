@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmedge.compress.config import CompressConfig
+from dmedge.compress.corpus import choose_languages
 from dmedge.data.emoji import TRAIN_STYLES, load_pack
 from dmedge.data.evalset import folder_evalset
 from dmedge.data.splits import training_texts
@@ -57,9 +58,12 @@ def draw_calibration(config: CompressConfig, preprocess: Preprocess) -> Calibrat
     """Draw items in turn from every language, in an order that the seed gives.
 
     Raises:
+        ConfigError: the data has no text in one of the languages.
         DataError: the folder that `config.data` names cannot be used.
     """
     draws = _emoji_draws() if config.data == "emoji" else _folder_draws(Path(config.data))
+    if config.languages:
+        draws = {language: draws[language] for language in choose_languages(config.languages, draws)}
     rng = np.random.default_rng(config.seed)
     order = rng.permutation(sorted(draws))
     items, pixels, texts = [], [], []

@@ -1,10 +1,11 @@
-"""The `compress` stage: from a float checkpoint to one whose integers every runtime uses."""
+"""The `compress` stage: from a float checkpoint to a smaller one."""
 
 import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from dmedge.compress.config import CompressConfig
 from dmedge.compress.observe import observe_ranges
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
+from dmedge.compress.trim import trim_languages
 from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.errors import ArtifactError
 from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
@@ -26,41 +28,53 @@ from dmedge.model.quantized import Scheme
 __all__ = ["CompressConfig", "compress_artifact", "quantize_checkpoint"]
 
 logger = logging.getLogger(__name__)
-CALIBRATION = "calibration.json"
+CALIBRATION, VOCABULARY = "calibration.json", "vocabulary.json"
+STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
 BATCH = 64
 
 
 def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Artifact:
-    """Quantize the checkpoint `parent` to int8 and write the result as a checkpoint of its own.
+    """Do to the checkpoint `parent` what `config` asks for, and write the result as a checkpoint of its own.
 
     Raises:
         ArtifactError: `out` exists, or `parent` is no checkpoint or is quantized already.
-        ConfigError: `config.keep` names no module of the model.
-        DataError: the calibration data cannot be used.
+        ConfigError: `config` names a module or a language that does not exist, or an imported vocabulary is to be
+            trimmed.
+        DataError: the data cannot be used.
     """
-    with new_artifact(out) as draft:
-        before = load_checkpoint(parent)
-        if before.quantization is not None:
+    with new_artifact(out) as draft, TemporaryDirectory() as scratch:
+        checkpoint = load_checkpoint(parent)
+        if checkpoint.quantization is not None:
             raise ArtifactError(
                 f"{parent.root}: is quantized already; expected a float checkpoint; compress the one it was made from"
             )
-        calibration = draw_calibration(config, before.preprocess)
-        after, plan = quantize_checkpoint(before, config, calibration)
-        save_checkpoint(draft.path, after)
-        calibration.write(draft.path / CALIBRATION)
-        weight_bytes = (draft.path / WEIGHTS).stat().st_size
+        languages, precision = parent.manifest.languages, dict(parent.manifest.precision)
+        ledger: dict[str, object] = {}
+        if config.languages:
+            trimmed = trim_languages(checkpoint, config, Path(scratch))
+            trimmed.write(draft.path / VOCABULARY)
+            checkpoint, languages, ledger = trimmed.checkpoint, trimmed.languages, trimmed.summary()
+        if config.int8:
+            calibration = draw_calibration(config, checkpoint.preprocess)
+            calibration.write(draft.path / CALIBRATION)
+            before = checkpoint
+            checkpoint, plan = quantize_checkpoint(before, config, calibration)
+            precision = dict(plan)
+            ledger |= _ledger(before.model, checkpoint.model, before.tokenizer, calibration)
+        save_checkpoint(draft.path, checkpoint, dtype=STORED.get(precision.get("*", ""), torch.float32))
         return draft.finish(
             kind="checkpoint",
             stage="compress",
             config=asdict(config),
             parents={"parent": parent.digest},
-            programs=checkpoint_programs(after.model.config),
-            precision=plan,
-            languages=parent.manifest.languages,
+            programs=checkpoint_programs(checkpoint.model.config),
+            precision=precision,
+            languages=languages,
             summary={
-                "weight_bytes": weight_bytes,
+                "weight_bytes": (draft.path / WEIGHTS).stat().st_size,
                 "weight_bytes_parent": parent.manifest.files[WEIGHTS].size_bytes,
-                **_ledger(before.model, after.model, before.tokenizer, calibration),
+                "parameters": count_costs(checkpoint.model).parameters,
+                **ledger,
             },
         )
 
@@ -100,7 +114,6 @@ def _ledger(
     texts = [model.encode_text(ids, mask)[0] for model in (before, after)]
     costs = count_costs(after)
     return {
-        "parameters": costs.parameters,
         "parameter_share_int8": round(costs.parameter_share_int8, 4),
         "mac_share_int8": round(costs.mac_share_int8, 4),
         "image_sqnr_db": round(sqnr_db(*images), 2),

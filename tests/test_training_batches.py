@@ -173,3 +173,9 @@ def test_chunks_hold_every_text_once() -> None:
         assert chunk.mask.sum(1).tolist() == [lengths[key] for key in chunk.key.tolist()]
         assert torch.equal(chunk.ids, chunk.mask * 7)
     assert padded_chunks([], np.arange(0), 3) == ()
+
+
+def test_the_embedded_pictures_come_in_the_size_that_the_model_takes() -> None:
+    small, full = load_training_data(16), load_training_data(48)
+    assert small.images.shape == (len(full.images), 16, 16, 3)
+    assert small.texts == full.texts

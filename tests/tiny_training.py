@@ -99,7 +99,7 @@ def tiny_batcher(folder: Path, config: TrainConfig | None = None, data: Training
 def tiny_world() -> Iterator[None]:
     """Have the train stage find the tiny data in the place of the embedded data."""
     with (
-        mock.patch.object(emoji_materials, "load_training_data", tiny_data),
+        mock.patch.object(emoji_materials, "load_training_data", lambda image_size: tiny_data()),
         mock.patch.object(emoji_materials, "emoji_evalset", lambda **choice: tiny_evalset()),
     ):
         yield

@@ -4,13 +4,15 @@ A batch depends on nothing but (seed, step), so a resumed run sees the batches t
 uninterrupted run would have seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dmedge.data.emoji import TRAIN_STYLES, EmojiPack
 from dmedge.data.splits import is_unseen_emoji, training_texts
+from dmedge.data.transforms import Preprocess
 from dmedge.training.sampling import language_shares
 
 Index = NDArray[np.int64]
@@ -76,11 +78,15 @@ def _offsets(owner: Index, count: int) -> Index:
     return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))]).astype(np.int64)
 
 
-def load_training_data() -> TrainingData:
-    """The embedded data."""
+def load_training_data(image_size: int) -> TrainingData:
+    """The embedded data, its pictures resized to a square of `image_size` pixels."""
     from dmedge.data.emoji import load_pack
 
-    return emoji_training_data(load_pack())
+    data = emoji_training_data(load_pack())
+    if image_size == data.images.shape[1]:
+        return data
+    resize = Preprocess(size=image_size)
+    return replace(data, images=np.stack([resize(Image.fromarray(picture)) for picture in data.images]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,10 +33,9 @@ def emoji_materials(config: TrainConfig, folder: Path) -> Materials:
     """
     if "hf" in (config.model.image, config.model.text):
         raise ConfigError("data = 'emoji' has ready pixels and trains dmedge's own towers; expected data of your own")
-    data = load_training_data()
-    parents: dict[str, str] = {}
-    if config.init:
-        start, parents = initial_checkpoint(config)
+    start, parents = initial_checkpoint(config) if config.init else (None, {})
+    data = load_training_data((start.model.config if start else config.model).image_size)
+    if start:
         tokenizer, preprocess, model = start.tokenizer, start.preprocess, start.model
         if not isinstance(tokenizer, Tokenizer) or model.config.concepts not in (0, data.concepts):
             raise ConfigError(f"init = {config.init!r} is of other data; expected a checkpoint that emoji made")

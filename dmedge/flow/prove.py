@@ -2,16 +2,18 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from dmedge.artifact import Artifact, find_artifacts, load_artifact
 from dmedge.data.evalset import EvalSet, EvalSplit
 from dmedge.environment import tool_versions
-from dmedge.errors import ArtifactError
+from dmedge.errors import ArtifactError, DataError
 from dmedge.evidence.accuracy import Measurement
 from dmedge.evidence.baseline import check_baseline, find_baseline, is_float
 from dmedge.evidence.config import BenchConfig, VerifyConfig
@@ -37,7 +39,7 @@ def verify(
 
     Raises:
         ArtifactError: `out` exists, or bundle and baseline do not belong together.
-        DataError: the data cannot be used, or the bundle was calibrated on it.
+        DataError: the data cannot be used, has no text in a language of the bundle, or the bundle was calibrated on it.
         VerifyError: the bundle computes no embeddings.
     """
     from dmedge.evidence.verify import verify_bundle
@@ -45,7 +47,8 @@ def verify(
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
     check_baseline(bundle, baseline)  # before any work
-    data, measured = _baseline_side(baseline.root.resolve(), baseline.digest, config)
+    dropped = dropped_languages(bundle, baseline)
+    data, measured = _baseline_side(baseline.root.resolve(), baseline.digest, config, dropped)
     return verify_bundle(
         bundle,
         baseline,
@@ -84,7 +87,7 @@ def bench(
         fp32_twin(baseline, bundle, out.parent / CACHE),
         baseline,
         out,
-        data=open_evalset(config.data, style=config.style),
+        data=without_languages(open_evalset(config.data, style=config.style), dropped_languages(bundle, baseline)),
         config=config,
         budget=budget or Budget(),
         accuracy=find_accuracy(bundle),
@@ -133,20 +136,45 @@ def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:
 
 
 @lru_cache(maxsize=1)
-def _baseline_side(root: Path, digest: str, config: VerifyConfig) -> tuple[EvalSet, Measurement]:
+def _baseline_side(
+    root: Path, digest: str, config: VerifyConfig, dropped: frozenset[str]
+) -> tuple[EvalSet, Measurement]:
     """The data and how the baseline does on it, remembered for the next bundle of the same checkpoint."""
     from dmedge.evidence.verify import measure_baseline
 
-    data = open_evalset(
+    found = open_evalset(
         config.data,
         style=config.style,
         split=cast(EvalSplit, config.split),
         max_per_language=config.max_per_language,
         seed=config.seed,
     )
+    data = without_languages(found, dropped)
     baseline = load_artifact(root, kind="checkpoint")
     assert baseline.digest == digest
     return data, measure_baseline(baseline, data, config.threads)
+
+
+def dropped_languages(bundle: Artifact, baseline: Artifact) -> frozenset[str]:
+    """Languages of the baseline that compression gave up: a bundle is not judged by them."""
+    return frozenset(baseline.manifest.languages) - frozenset(bundle.manifest.languages)
+
+
+def without_languages(data: EvalSet, languages: Collection[str]) -> EvalSet:
+    """The same gallery without the texts of some languages.
+
+    Raises:
+        DataError: no text is left.
+    """
+    if not languages:
+        return data
+    rest = data.subset(np.array([language not in languages for language in data.languages], bool))
+    if not rest.texts:
+        raise DataError(
+            f"{data.name}: has text only in {', '.join(sorted(set(data.languages)))}, which the bundle gave up; "
+            "expected one of its own languages; choose other --data"
+        )
+    return rest
 
 
 def _check_free(out: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dmedge.compress.config import artifact_name
 from dmedge.config import apply_overrides, find_recipe, load_config, near_match, read_toml
 from dmedge.errors import ConfigError
 from dmedge.evidence.verdict import Budget
@@ -164,7 +165,7 @@ def _named_stages(table: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], obj
     bundle: object = "bundle"
     for entry in stages:
         kind = entry.get("kind")
-        made = {"train": "baseline", "compress": "int8", "export": entry.get("target")}
+        made = {"train": "baseline", "compress": artifact_name(entry), "export": entry.get("target")}
         name = entry.get("name", made.get(str(kind), f"{bundle}-{kind}"))
         bundle = name if kind == "export" else bundle
         named.append((entry, name))
