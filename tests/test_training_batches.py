@@ -14,7 +14,7 @@ from dmedge.data.tokenizer import Tokenizer, train_tokenizer
 from dmedge.training.augment import noisy_text
 from dmedge.training.batch import TrainBatch
 from dmedge.training.batches import Batcher, padded_chunks, split_tokens
-from dmedge.training.data import draw_batch
+from dmedge.training.data import draw_batch, load_training_data
 from dmedge.training.loader import batches
 from tests.tiny_training import ENDINGS, tiny_batcher, tiny_config, tiny_data
 
