@@ -13,6 +13,7 @@ from torch import Tensor
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.compress.calibration import CalibrationSet, draw_calibration
 from dmedge.compress.config import CompressConfig
+from dmedge.compress.corpus import choose_languages
 from dmedge.compress.observe import observe_ranges
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
@@ -51,6 +52,8 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
         languages, precision = parent.manifest.languages, dict(parent.manifest.precision)
         ledger: dict[str, object] = {}
         if config.languages:
+            if VOCABULARY in parent.manifest.files:  # trimmed before: what was given up does not come back
+                choose_languages(config.languages, languages)
             trimmed = trim_languages(checkpoint, config, Path(scratch))
             trimmed.write(draft.path / VOCABULARY)
             checkpoint, languages, ledger = trimmed.checkpoint, trimmed.languages, trimmed.summary()

@@ -156,7 +156,7 @@ def test_a_language_stands_for_its_scripts() -> None:
     known = ("de", "en", "sr", "sr-Latn", "sv")
     assert choose_languages(("sr", "de"), known) == ("de", "sr", "sr-Latn")
     assert choose_languages(("sr-Latn",), known) == ("sr-Latn",)
-    with pytest.raises(ConfigError, match="no text in 'srr'; did you mean 'sr'"):
+    with pytest.raises(ConfigError, match="no text in 'srr', or it was given up; did you mean 'sr'"):
         choose_languages(("srr",), known)
 
 
@@ -239,7 +239,7 @@ def test_an_unknown_language_is_an_error(tiny_checkpoint: Artifact, tmp_path: Pa
         cli, ["compress", str(tiny_checkpoint.root), "--languages", "en,xx", "--out", str(tmp_path / "out")]
     )
     assert result.exit_code == 1
-    assert "the data has no text in 'xx'" in result.stderr
+    assert "no text in 'xx'" in result.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -247,3 +247,9 @@ def test_names_say_what_was_done() -> None:
     assert artifact_name({"languages": ["en"], "int8": True}) == "trimmed-int8"
     assert artifact_name({"int8": True}) == "int8"
     assert artifact_name({"languages": ["en"]}) == "trimmed"
+
+
+def test_a_language_that_was_given_up_does_not_come_back(tiny_checkpoint: Artifact, tmp_path: Path) -> None:
+    once = compress_artifact(tiny_checkpoint, CompressConfig(languages=("en",)), tmp_path / "once")
+    with pytest.raises(ConfigError, match="no text in 'hi', or it was given up"):
+        compress_artifact(once, CompressConfig(languages=("hi",)), tmp_path / "twice")
