@@ -1,38 +1,105 @@
 """Settings of the `compress` stage."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+StudentSize = Literal["", "medium", "small", "tiny"]
+PruneScope = Literal["global", "layer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnConfig:
+    """How a student, or a model that was pruned, learns from its teacher.
+
+    `feature_weight` is for the embeddings themselves, where teacher and student have as many numbers;
+    `relation_weight` for the similarities among the items of a batch; `logit_weight` for the
+    probabilities of the concepts; `task_weight` for the labels. A teacher that reads other tokens says
+    only what it makes of `pivot_language`, and every other language is pulled towards that.
+    """
+
+    steps: int = 800
+    fusion_steps: int = 200
+    batch_size: int = 96
+    texts_per_image: int = 4
+    learning_rate: float = 1e-3
+    feature_weight: float = 1.0
+    relation_weight: float = 1.0
+    logit_weight: float = 1.0
+    task_weight: float = 1.0
+    pivot_language: str = "en"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "fusion_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        weights = ("feature_weight", "relation_weight", "logit_weight", "task_weight")
+        if min(getattr(self, name) for name in weights) < 0:
+            raise ValueError(f"{', '.join(weights)}: one is less than 0; expected 0 or more")
+        if self.batch_size < 2 or self.texts_per_image < 1 or self.learning_rate <= 0:
+            raise ValueError(
+                f"batch_size {self.batch_size}, texts_per_image {self.texts_per_image}, learning_rate "
+                f"{self.learning_rate}; expected 2 or more, 1 or more, more than 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressConfig:
-    """What to do to a checkpoint, in this order: trim its vocabulary, quantize it.
+    """What to do to a checkpoint, in this order: distil, prune, trim its vocabulary, quantize.
 
-    `languages` trims the vocabulary to the pieces that text in these languages uses; for each of them
-    the kept pieces make up at least `coverage` of its text. `keep` names modules that stay float32; a
-    name stands for all that lies below it. Calibration draws `calibration_items` pictures and texts, as
-    many of each language, from `data`, where the text of the languages comes from too: "emoji", of
-    which only what was trained on is taken, or a folder with images and captions.
+    `student` makes it smaller in width and depth; `distill` names the teacher it then learns from, a
+    checkpoint or "universal-sentence-encoder". `prune` takes that share of the channels, hidden units
+    and heads out of both towers, the least important of all ("global") or of each module ("layer"),
+    and lets the rest recover; `learn` says how. `languages` trims the vocabulary to the pieces that
+    text in these languages uses; for each of them the kept pieces make up at least `coverage` of its
+    text. `keep` names modules that stay float32; a name stands for all that lies below it. Calibration
+    draws `calibration_items` pictures and texts, as many of each language, from `data`, where all
+    text and pictures to learn from come from too: "emoji", of which only what was trained on is taken,
+    or a folder with images and captions. `ledger_texts` of every language measure what each step cost;
+    0 leaves that out.
     """
 
+    student: StudentSize = ""
+    distill: str = ""
+    prune: float = 0.0
+    prune_scope: PruneScope = "global"
+    learn: LearnConfig = field(default_factory=LearnConfig)
     languages: tuple[str, ...] = ()
     coverage: float = 1.0
     int8: bool = False
     keep: tuple[str, ...] = ()
     calibration_items: int = 256
+    ledger_texts: int = 40
     seed: int = 0
     data: str = "emoji"
 
     def __post_init__(self) -> None:
-        if not (self.int8 or self.languages):
-            raise ValueError("there is nothing to do; set int8 = true, or languages")
+        if not any((self.student, self.distill, self.prune, self.languages, self.int8)):
+            raise ValueError("there is nothing to do; set int8 = true, languages, prune, distill or student")
+        if self.student not in get_args(StudentSize):
+            raise ValueError(f"student is {self.student!r}; expected medium, small or tiny")
+        if self.student and not self.distill:
+            raise ValueError("a student without a teacher; expected one; set distill to a checkpoint")
+        if not 0 <= self.prune < 1:
+            raise ValueError(f"prune is {self.prune}; expected a share from 0 to below 1")
+        if self.prune_scope not in get_args(PruneScope):
+            raise ValueError(f"prune_scope is {self.prune_scope!r}; expected global or layer")
         if not 0 < self.coverage <= 1:
             raise ValueError(f"coverage is {self.coverage}; expected a share of more than 0, at most 1")
-        if self.calibration_items < 1:
-            raise ValueError(f"calibration_items is {self.calibration_items}; expected 1 or more")
+        if self.calibration_items < 1 or self.ledger_texts < 0:
+            raise ValueError(
+                f"calibration_items {self.calibration_items}, ledger_texts {self.ledger_texts}; "
+                "expected 1 or more, 0 or more"
+            )
 
 
 def artifact_name(settings: Mapping[str, object]) -> str:
     """What to call a checkpoint that was made with `settings`."""
-    parts = {"trimmed": settings.get("languages"), "int8": settings.get("int8")}
+    size = settings.get("student") or "distilled"
+    parts = {
+        str(size): settings.get("distill"),
+        "pruned": settings.get("prune"),
+        "trimmed": settings.get("languages"),
+        "int8": settings.get("int8"),
+    }
     return "-".join(part for part, is_asked in parts.items() if is_asked) or "compressed"

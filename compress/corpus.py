@@ -33,13 +33,13 @@ def texts_by_language(data: str) -> dict[str, tuple[str, ...]]:
     return {language: tuple(texts[language]) for language in sorted(texts)}
 
 
-def validation_set(data: str, seed: int) -> EvalSet:
+def validation_set(data: str, seed: int, texts_per_language: int = TEXTS_PER_LANGUAGE) -> EvalSet:
     """Some texts of every language to measure a choice with, never those that a bundle is verified on.
 
     A folder has no split of its own: there it is the same captions.
     """
     found = emoji_evalset(style=VALIDATION_STYLE, part="validation") if data == "emoji" else folder_evalset(Path(data))
-    return found.subset(max_queries_per_language=TEXTS_PER_LANGUAGE, seed=seed)
+    return found.subset(max_queries_per_language=texts_per_language, seed=seed)
 
 
 def choose_languages(asked: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:

@@ -1,23 +1,26 @@
 """The `compress` stage: from a float checkpoint to a smaller one."""
 
 import logging
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from dmedge.artifact import Artifact, new_artifact
+from dmedge.artifact import Artifact, Draft, new_artifact
 from dmedge.compress.calibration import CalibrationSet, draw_calibration
 from dmedge.compress.config import CompressConfig
-from dmedge.compress.corpus import choose_languages
+from dmedge.compress.corpus import choose_languages, validation_set
+from dmedge.compress.ledger import LedgerLine, ledger_line, write_ledger
 from dmedge.compress.observe import observe_ranges
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
 from dmedge.compress.trim import trim_languages
+from dmedge.data.evalset import EvalSet
 from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.errors import ArtifactError
 from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
@@ -29,57 +32,167 @@ from dmedge.model.quantized import Scheme
 __all__ = ["CompressConfig", "compress_artifact", "quantize_checkpoint"]
 
 logger = logging.getLogger(__name__)
-CALIBRATION, VOCABULARY = "calibration.json", "vocabulary.json"
+CALIBRATION, VOCABULARY, LEDGER = "calibration.json", "vocabulary.json", "ledger.json"
 STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
 BATCH = 64
+
+
+@dataclass
+class Work:
+    """A checkpoint on its way through the steps, and what has been written down about them."""
+
+    config: CompressConfig
+    checkpoint: Checkpoint
+    languages: tuple[str, ...]
+    precision: dict[str, str]
+    out: Path
+    parents: dict[str, str]
+    summary: dict[str, object] = field(default_factory=dict)
+    lines: list[LedgerLine] = field(default_factory=list)
+    data: EvalSet | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of float weights on disk."""
+        return STORED.get(self.precision.get("*", ""), torch.float32)
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """Languages that the ledger counts: those that are kept, from its first line on."""
+        return frozenset(choose_languages(self.config.languages, self.languages) if self.config.languages else ())
+
+    def write_down(self, step: str) -> None:
+        """Measure the checkpoint as it is now."""
+        self.lines.append(ledger_line(step, self.checkpoint, self.data, self.counted, self.dtype))
 
 
 def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Artifact:
     """Do to the checkpoint `parent` what `config` asks for, and write the result as a checkpoint of its own.
 
+    What learns works in `OUT.steps`, and goes on from there after a kill when it is started again with the same
+    settings; its metrics and curves stay in `OUT.log`.
+
     Raises:
-        ArtifactError: `out` exists, or `parent` is no checkpoint or is quantized already.
-        ConfigError: `config` names a module or a language that does not exist, or an imported vocabulary is to be
-            trimmed.
+        ArtifactError: `out` exists, or `parent` is no checkpoint or is quantized already; or the teacher is none.
+        ConfigError: `config` names a module or a language that does not exist, or does not fit the model.
         DataError: the data cannot be used.
     """
     with new_artifact(out) as draft, TemporaryDirectory() as scratch:
-        checkpoint = load_checkpoint(parent)
-        if checkpoint.quantization is not None:
-            raise ArtifactError(
-                f"{parent.root}: is quantized already; expected a float checkpoint; compress the one it was made from"
-            )
-        languages, precision = parent.manifest.languages, dict(parent.manifest.precision)
-        ledger: dict[str, object] = {}
+        work = _begin(parent, config, out)
+        work.write_down("start")
+        if config.distill:
+            _distil_(work)
+        if config.prune:
+            _prune_(work)
         if config.languages:
-            if VOCABULARY in parent.manifest.files:  # trimmed before: what was given up does not come back
-                choose_languages(config.languages, languages)
-            trimmed = trim_languages(checkpoint, config, Path(scratch))
-            trimmed.write(draft.path / VOCABULARY)
-            checkpoint, languages, ledger = trimmed.checkpoint, trimmed.languages, trimmed.summary()
+            _trim_(work, draft, Path(scratch))
         if config.int8:
-            calibration = draw_calibration(config, checkpoint.preprocess)
-            calibration.write(draft.path / CALIBRATION)
-            before = checkpoint
-            checkpoint, plan = quantize_checkpoint(before, config, calibration)
-            precision = dict(plan)
-            ledger |= _ledger(before.model, checkpoint.model, before.tokenizer, calibration)
-        save_checkpoint(draft.path, checkpoint, dtype=STORED.get(precision.get("*", ""), torch.float32))
-        return draft.finish(
-            kind="checkpoint",
-            stage="compress",
-            config=asdict(config),
-            parents={"parent": parent.digest},
-            programs=checkpoint_programs(checkpoint.model.config),
-            precision=precision,
-            languages=languages,
-            summary={
-                "weight_bytes": (draft.path / WEIGHTS).stat().st_size,
-                "weight_bytes_parent": parent.manifest.files[WEIGHTS].size_bytes,
-                "parameters": count_costs(checkpoint.model).parameters,
-                **ledger,
-            },
+            _quantize_(work, draft)
+        artifact = _finish(work, draft, parent)
+    shutil.rmtree(_steps(out), ignore_errors=True)
+    return artifact
+
+
+def _begin(parent: Artifact, config: CompressConfig, out: Path) -> Work:
+    checkpoint, manifest = load_checkpoint(parent), parent.manifest
+    if checkpoint.quantization is not None:
+        raise ArtifactError(
+            f"{parent.root}: is quantized already; expected a float checkpoint; compress the one it was made from"
         )
+    if VOCABULARY in manifest.files:  # trimmed before: what was given up does not come back
+        choose_languages(config.languages, manifest.languages)
+    data = None
+    if config.ledger_texts:
+        data = validation_set(config.data, config.seed, config.ledger_texts)
+    return Work(
+        config=config,
+        checkpoint=checkpoint,
+        languages=tuple(manifest.languages),
+        precision=dict(manifest.precision),
+        out=out,
+        parents={"parent": parent.digest},
+        data=data,
+    )
+
+
+def _steps(out: Path) -> Path:
+    """Where what learns keeps its states."""
+    return out.with_name(f"{out.name}.steps")
+
+
+def _distil_(work: Work) -> None:
+    from dmedge.compress.learn import learn
+    from dmedge.compress.student import make_student
+    from dmedge.compress.teachers import load_teacher
+
+    config, student = work.config, work.checkpoint
+    teacher, artifact = load_teacher(config.distill, student, config.data, config.learn.pivot_language)
+    if artifact is not None:
+        work.parents["teacher"] = artifact.digest
+    if config.student:
+        student = make_student(student, config.student, config.seed)
+    work.checkpoint = learn(student, teacher, config, _steps(work.out) / "distil", _log(work.out, "distil"))
+    work.write_down(f"distil {config.student}".strip())
+
+
+def _prune_(work: Work) -> None:
+    from dmedge.compress.importance import measured_importance
+    from dmedge.compress.learn import learn
+    from dmedge.compress.prune import prune
+    from dmedge.training.distill import ModelTeacher
+
+    config, whole = work.config, work.checkpoint
+    importance = measured_importance(whole, config)
+    pruned = prune(whole, importance, config.prune, config.prune_scope)
+    work.checkpoint = pruned
+    work.write_down(f"prune {config.prune:g}")
+    if config.learn.steps:
+        teacher = ModelTeacher(whole.model)
+        work.checkpoint = learn(pruned, teacher, config, _steps(work.out) / "prune", _log(work.out, "prune"))
+        work.write_down("recover")
+
+
+def _log(out: Path, step: str) -> Path:
+    return out.with_name(f"{out.name}.log") / step
+
+
+def _trim_(work: Work, draft: Draft, scratch: Path) -> None:
+    trimmed = trim_languages(work.checkpoint, work.config, scratch)
+    trimmed.write(draft.path / VOCABULARY)
+    work.checkpoint, work.languages = trimmed.checkpoint, trimmed.languages
+    work.summary |= trimmed.summary()
+    work.write_down("trim")
+
+
+def _quantize_(work: Work, draft: Draft) -> None:
+    calibration = draw_calibration(work.config, work.checkpoint.preprocess)
+    calibration.write(draft.path / CALIBRATION)
+    before = work.checkpoint
+    work.checkpoint, plan = quantize_checkpoint(before, work.config, calibration)
+    work.precision = dict(plan)
+    work.summary |= _fidelity(before.model, work.checkpoint.model, before.tokenizer, calibration)
+    work.write_down("int8")
+
+
+def _finish(work: Work, draft: Draft, parent: Artifact) -> Artifact:
+    save_checkpoint(draft.path, work.checkpoint, dtype=work.dtype)
+    write_ledger(draft.path / LEDGER, work.lines)
+    return draft.finish(
+        kind="checkpoint",
+        stage="compress",
+        config=asdict(work.config),
+        parents=work.parents,
+        programs=checkpoint_programs(work.checkpoint.model.config),
+        precision=work.precision,
+        languages=work.languages,
+        summary={
+            "weight_bytes": (draft.path / WEIGHTS).stat().st_size,
+            "weight_bytes_parent": parent.manifest.files[WEIGHTS].size_bytes,
+            "parameters": count_costs(work.checkpoint.model).parameters,
+            "ledger": [line.row() for line in work.lines],
+            **work.summary,
+        },
+    )
 
 
 def quantize_checkpoint(
@@ -106,10 +219,10 @@ def _batches(calibration: CalibrationSet) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def _ledger(
+def _fidelity(
     before: DualEncoder, after: DualEncoder, tokenizer: AnyTokenizer, calibration: CalibrationSet
 ) -> dict[str, object]:
-    """What it saved and what it cost, on the calibration data."""
+    """How much is int8 now, and how near the embeddings of the calibration data stayed."""
     ids, mask = (torch.from_numpy(array) for array in tokenizer.batch(calibration.texts))
     images = [
         torch.cat([model.encode_image(pixels)[0] for pixels in _batches(calibration)]) for model in (before, after)

@@ -13,7 +13,7 @@ from dmedge.data.evalset import emoji_evalset
 from dmedge.data.tokenizer import Tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ConfigError
-from dmedge.model.checkpoint import TOKENIZER
+from dmedge.model.checkpoint import TOKENIZER, Checkpoint
 from dmedge.model.dual import DualEncoder
 from dmedge.training.batches import Batcher, make_batcher
 from dmedge.training.config import TrainConfig
@@ -25,20 +25,24 @@ from dmedge.training.validation import LiveEncoder, retrieval
 from dmedge.training.warm_start import factorise
 
 
-def emoji_materials(config: TrainConfig, folder: Path) -> Materials:
-    """Read the embedded data and build the model; the vocabulary is kept in `folder`.
+def emoji_materials(config: TrainConfig, folder: Path, start: Checkpoint | None = None) -> Materials:
+    """Read the embedded data and build the model, or go on with `start`; the vocabulary is kept in `folder`.
 
     Raises:
         ConfigError: the settings do not fit the data.
     """
     if "hf" in (config.model.image, config.model.text):
         raise ConfigError("data = 'emoji' has ready pixels and trains dmedge's own towers; expected data of your own")
-    start, parents = initial_checkpoint(config) if config.init else (None, {})
+    parents: dict[str, str] = {}
+    if config.init:
+        start, parents = initial_checkpoint(config)
     data = load_training_data((start.model.config if start else config.model).image_size)
     if start:
         tokenizer, preprocess, model = start.tokenizer, start.preprocess, start.model
         if not isinstance(tokenizer, Tokenizer) or model.config.concepts not in (0, data.concepts):
-            raise ConfigError(f"init = {config.init!r} is of other data; expected a checkpoint that emoji made")
+            raise ConfigError(
+                f"{config.init or 'the checkpoint'} is of other data; expected one that emoji made; name its own data"
+            )
         batcher = make_batcher(data, tokenizer, config)
     else:
         tokenizer = _emoji_tokenizer(data, config, folder / "tokenizer.model")

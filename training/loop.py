@@ -19,6 +19,7 @@ from dmedge.training.augment import shrink
 from dmedge.training.average import Average
 from dmedge.training.batch import TrainBatch
 from dmedge.training.config import TrainConfig
+from dmedge.training.distill import Distillation
 from dmedge.training.early_stop import EarlyStop
 from dmedge.training.engine import average_scalars_, clip_, find_parts, no_sync, prepare_model_, shard_
 from dmedge.training.grad_cache import LOCAL, cached_backward
@@ -79,13 +80,14 @@ def new_run(
     steps: int,
     accelerator: Accelerator,
     folder: Path,
+    distillation: Distillation | None = None,
 ) -> Run:
     """A run before its first step, or where the states in `folder` left it.
 
     Raises:
         ConfigError: settings do not fit the model, or the states are of another run.
     """
-    bare = Objective(model, config)
+    bare = Objective(model, config, distillation)
     freeze_(model, config.freeze)
     freeze_idle_(bare)
     prepare_model_(model, config, accelerator)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from dmedge.model.dual import DualEncoder
 from dmedge.training.batch import TrainBatch
 from dmedge.training.config import TrainConfig
+from dmedge.training.distill import Distillation, view_of
 from dmedge.training.distributed import gathered_contrastive_loss, siglip_ring_loss
 from dmedge.training.losses import answer_loss, classification_loss, full_precision, match_loss, matryoshka
 
@@ -26,10 +27,11 @@ class Objective(nn.Module):
     concepts, and the shared anchors let each pull the other's classifier.
     """
 
-    def __init__(self, model: DualEncoder, config: TrainConfig) -> None:
+    def __init__(self, model: DualEncoder, config: TrainConfig, distillation: Distillation | None = None) -> None:
         super().__init__()
         self.model = model
         self.config = config
+        self.distillation = distillation  # no module: its teacher neither trains nor is saved
 
     @property
     def fuses(self) -> bool:
@@ -49,12 +51,16 @@ class Objective(nn.Module):
         texts = [model.text_features(chunk.ids, chunk.mask) for chunk in batch.chunks]
         text = torch.cat([feature for feature, _ in texts]) if texts else image[:0]
         text_key = torch.cat([chunk.key for chunk in batch.chunks]) if texts else batch.key[:0]
+        view = view_of(model, image, text)
         found: dict[str, Tensor] = {}
-        if model.head is not None:
-            image_logits = full_precision(model.concept_logits(image))
-            text_logits = full_precision(model.concept_logits(text))
-            found |= self._concept_losses(image_logits, text_logits, batch.key, text_key)
-            image, text = (F.normalize(logits.softmax(-1), dim=-1) for logits in (image_logits, text_logits))
+        if view.image_logits is not None and view.text_logits is not None:
+            found |= self._concept_losses(view.image_logits, view.text_logits, batch.key, text_key)
+        assert view.image is not None and view.text is not None
+        image, text = view.image, view.text
+        if self.distillation is not None:
+            weight = self.distillation.task_weight
+            found = {name: weight * loss for name, loss in found.items()}
+            found |= {f"local/{name}": loss for name, loss in self.distillation.losses(batch, view).items()}
         if config.contrastive_weight > 0:
             found |= {"image": image, "text": text, "image_key": batch.key, "text_key": text_key}
             found["scale"] = model.logit_scale.exp().clamp(max=LARGEST_SCALE)
@@ -79,7 +85,8 @@ class Objective(nn.Module):
         dims = self.config.matryoshka
         image, text = encoded["image"], encoded["text"]
         found = matryoshka(loss, image, text, dims) if dims else loss(image, text)
-        return {"contrastive": self.config.contrastive_weight * found}
+        weight = 1.0 if self.distillation is None else self.distillation.task_weight
+        return {"contrastive": weight * self.config.contrastive_weight * found}
 
     def _concept_losses(self, image: Tensor, text: Tensor, image_key: Tensor, text_key: Tensor) -> dict[str, Tensor]:
         smoothing = self.config.label_smoothing

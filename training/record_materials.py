@@ -15,6 +15,7 @@ from dmedge.data.records import Dataset, Record
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ConfigError, DataError
 from dmedge.logs import progress
+from dmedge.model.checkpoint import Checkpoint
 from dmedge.model.dual import DualEncoder
 from dmedge.training.config import TrainConfig
 from dmedge.training.fusion import record_fusion_loss
@@ -63,8 +64,10 @@ class Rows:
         return tuple(languages[row] for row in self.rows)
 
 
-def record_materials(config: TrainConfig, folder: Path) -> Materials:
-    """Read the data that `config` names and build the model; a vocabulary of its own is kept in `folder`.
+def record_materials(config: TrainConfig, folder: Path, start: Checkpoint | None = None) -> Materials:
+    """Read the data that `config` names and build the model, or go on with `start`.
+
+    A vocabulary of its own is kept in `folder`.
 
     Raises:
         DataError: the data cannot be read.
@@ -78,21 +81,21 @@ def record_materials(config: TrainConfig, folder: Path) -> Materials:
         raise DataError(f"{train.name}: no classes; expected some for class_weight; set class_weight = 0")
     if config.answer_weight > 0 and not train.answers:
         raise DataError(f"{train.name}: no answers; expected some for answer_weight; set answer_weight = 0")
-    start = _start_of_records(config, train, folder)
-    source = RecordSource(train, start.tokenizer, start.preprocess, config, kind)
+    begin = _start_of_records(config, train, folder, start)
+    source = RecordSource(train, begin.tokenizer, begin.preprocess, config, kind)
     return Materials(
-        model=start.model,
-        tokenizer=start.tokenizer,
-        preprocess=start.preprocess,
+        model=begin.model,
+        tokenizer=begin.tokenizer,
+        preprocess=begin.preprocess,
         source=source,
-        evaluate=_record_evaluation(config, start, validation, kind, train.answers),
+        evaluate=_record_evaluation(config, begin, validation, kind, train.answers),
         fusion_loss=lambda trained, step: record_fusion_loss(trained, source, step),
         sharpen=lambda trained: {},  # without concepts there is nothing to sharpen
         labels=train.labels,
         answers=train.answers,
         languages=tuple(sorted({tag for tags in train.text_languages() for tag in tags})),
-        parents=start.parents,
-        facts=start.facts,
+        parents=begin.parents,
+        facts=begin.facts,
     )
 
 
@@ -141,10 +144,12 @@ class _Start:
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
-def _start_of_records(config: TrainConfig, data: Dataset, folder: Path) -> _Start:
-    """The model, continued from `init`, or new with own or imported towers."""
+def _start_of_records(config: TrainConfig, data: Dataset, folder: Path, checkpoint: Checkpoint | None) -> _Start:
+    """The model, continued from `checkpoint` or `init`, or new with own or imported towers."""
+    parents: Mapping[str, str] = {}
     if config.init:
         checkpoint, parents = initial_checkpoint(config)
+    if checkpoint is not None:
         has, wants = (checkpoint.labels, checkpoint.answers), (data.labels, data.answers)
         if checkpoint.model.fusion is not None and config.class_weight + config.answer_weight > 0 and has != wants:
             raise ConfigError(

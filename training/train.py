@@ -1,36 +1,19 @@
 """The `train` stage: from data to an fp32 checkpoint."""
 
 import hashlib
-import logging
-import math
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
 
 from dmedge.artifact import Artifact, load_artifact, new_artifact
 from dmedge.errors import ArtifactError, ConfigError
-from dmedge.logs import logger as root_logger
 from dmedge.manifest import canonical_json
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, save_checkpoint
-from dmedge.model.dual import DualEncoder
 from dmedge.training.config import TrainConfig
-from dmedge.training.emoji_materials import emoji_materials
-from dmedge.training.engine import make_accelerator, pick_precision
-from dmedge.training.fusion import train_fusion
-from dmedge.training.loop import Run, averaged, load_best_, new_run, run_steps
-from dmedge.training.materials import Materials
-from dmedge.training.record_materials import record_materials
-from dmedge.training.run_log import RunLog
-from dmedge.training.source import BatchSource
-from dmedge.training.summary import summarise
-
-logger = logging.getLogger(__name__)
-
-EMOJI = "emoji"  # the data that ships with dmedge
+from dmedge.training.engine import pick_precision
+from dmedge.training.fit import Fitted, fitted, load_materials, new_accelerator
 
 # What may differ between the start of a run and its continuation.
 CHANGEABLE = ("steps", "epochs", "fusion_steps", "storage", "workers", "save_every", "keep_last", "trackers")
@@ -57,45 +40,15 @@ def train(config: TrainConfig, out: Path, *, must_resume: bool = False) -> Artif
     folder = out.with_name(f"{out.name}.steps")
     if must_resume and not (folder / "settings.sha256").exists():
         raise ConfigError(f"{folder}: no run to continue; expected one that was stopped; leave out --resume to begin")
-    AcceleratorState._reset_state(reset_partial_state=False)  # a run before this one may have had another precision
-    accelerator = make_accelerator(config)
-    if not accelerator.is_main_process:
-        root_logger.setLevel(logging.ERROR)
+    accelerator = new_accelerator(config)
     with accelerator.main_process_first():  # the others find the vocabulary made
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            _claim(folder, config)
-        materials = (emoji_materials if config.data == EMOJI else record_materials)(config, folder)
-    steps = total_steps(config, materials.source)
-    run = new_run(
-        materials.model,
-        materials.source,
-        materials.evaluate,
-        config=config,
-        steps=steps,
-        accelerator=accelerator,
-        folder=folder,
-    )
-    if run.step:
-        logger.info("continuing %s at step %d of %d", folder, run.step, steps)
-    with RunLog(log_folder(out), accelerator, config, step=run.step) as log:
-        run_steps(run, log)
-        load_best_(run)
-        with averaged(run) as model:
-            train_fusion(model, materials.fusion_loss, config)
-            sharpened = materials.sharpen(model)
-            summary = summarise(
-                out.name,
-                run.meter,
-                model,
-                log.rows,
-                accelerator=accelerator,
-                images_per_epoch=materials.source.images_per_epoch,
-                metric=config.early_stop,
-            )
-            if accelerator.is_main_process:
-                _write(run, materials, model, sharpened, out)
-        log.close(summary)
+            claim(folder, config)
+        materials = load_materials(config, folder)
+    with fitted(materials, config, accelerator=accelerator, folder=folder, log=log_folder(out)) as result:
+        if accelerator.is_main_process:
+            _write(result, out)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(folder)
@@ -107,14 +60,7 @@ def log_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.log")
 
 
-def total_steps(config: TrainConfig, source: BatchSource) -> int:
-    """Steps of the run: as said, or as many as the epochs take."""
-    if not config.epochs:
-        return config.steps
-    return max(1, math.ceil(config.epochs * source.images_per_epoch / config.batch_size))
-
-
-def _claim(folder: Path, config: TrainConfig) -> None:
+def claim(folder: Path, config: TrainConfig) -> None:
     """Mark `folder` as that of a run with these settings, those aside that may still change.
 
     Raises:
@@ -131,7 +77,8 @@ def _claim(folder: Path, config: TrainConfig) -> None:
     mark.write_text(fingerprint, encoding="utf-8")
 
 
-def _write(run: Run, materials: Materials, model: DualEncoder, sharpened: Mapping[str, float], out: Path) -> None:
+def _write(result: Fitted, out: Path) -> None:
+    run, materials, model = result.run, result.materials, result.model
     config = run.config
     checkpoint = Checkpoint(model, materials.tokenizer, materials.preprocess, materials.labels, materials.answers)
     with new_artifact(out) as draft:
@@ -149,7 +96,7 @@ def _write(run: Run, materials: Materials, model: DualEncoder, sharpened: Mappin
                 "autocast": pick_precision(config),
                 "steps": run.step,
                 "validation": run.history,
-                "sharpened": dict(sharpened),
+                "sharpened": dict(result.sharpened),
                 **materials.facts,
             },
         )

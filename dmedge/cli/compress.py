@@ -1,10 +1,10 @@
 """dmedge compress: a float checkpoint to a smaller one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,18 +13,31 @@ from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_
 from dmedge.cli.tables import text_table
 from dmedge.config import load_config
 
+if TYPE_CHECKING:
+    from dmedge.compress.config import CompressConfig
+
+STUDENTS = ("medium", "small", "tiny")
 FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 
 
 @click.command()
 @click.argument("run", type=ArtifactParam("checkpoint"), required=False)
+@click.option("--recipe", metavar="NAME", help="Take the settings of the compress stage of a recipe, such as mobile.")
+@click.option("--distill", metavar="TEACHER", help="Learn from a teacher: a checkpoint, or universal-sentence-encoder.")
+@click.option("--student", type=click.Choice(STUDENTS), help="Make RUN this small before it learns from TEACHER.")
+@click.option(
+    "--prune",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of the channels, hidden units and heads to take out; the rest then recovers.",
+)
+@click.option("--steps", type=click.IntRange(min=0), help="Steps of each time it learns [default: 800].")
 @click.option("--languages", metavar="TAGS", help="Trim the vocabulary to these languages, such as en,hi,sw,zh.")
 @click.option(
     "--coverage",
     type=click.FloatRange(0, 1, min_open=True),
     help="Share of the text of each of them that the pieces left make up [default: 1].",
 )
-@click.option("--int8", is_flag=True, help="Quantize weights and activations to int8.")
+@click.option("--int8", is_flag=True, default=None, help="Quantize weights and activations to int8.")
 @out_option
 @click.option(
     "--keep", multiple=True, metavar="MODULE", help="Leave a module, and all below it, in float32; repeatable."
@@ -39,19 +52,14 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
     "--data", help="emoji, or a FOLDER with images/ and captions: text and pictures to go by [default: emoji]."
 )
 @json_option
-def compress(run: Artifact | None, languages: str | None, out: Path | None, as_json: bool, **settings: Any) -> None:
+def compress(run: Artifact | None, recipe: str | None, out: Path | None, as_json: bool, **flags: Any) -> None:
     """Make the checkpoint RUN smaller and faster [default: the newest float checkpoint under runs/].
 
-    What is asked for is done in this order: the vocabulary, then int8.
+    What is asked for is done in this order: distil, prune, trim the vocabulary, int8.
     """
-    from dmedge.compress.config import CompressConfig, artifact_name
-
-    if not (languages or settings["int8"]):
-        raise click.UsageError("nothing to do; expected --int8, --languages TAGS, or both")
-    tags = tuple(tag.strip() for tag in (languages or "").split(",") if tag.strip())
-    given = {key: value for key, value in settings.items() if value is not None}
-    config = load_config(CompressConfig, given | {"languages": tags}, where="compress")
+    config = settings(recipe, flags)
     parent = run or default_artifact("checkpoint", accept=is_float, what="float checkpoint")
+    from dmedge.compress.config import artifact_name
     from dmedge.compress.recipe import compress_artifact
 
     artifact = compress_artifact(parent, config, out or parent.sibling(artifact_name(asdict(config))))
@@ -59,6 +67,32 @@ def compress(run: Artifact | None, languages: str | None, out: Path | None, as_j
         print_json({"path": artifact.root, "digest": artifact.digest, **artifact.manifest.summary})
     else:
         print_result(artifact)
+
+
+def settings(recipe: str | None, flags: Mapping[str, Any]) -> "CompressConfig":
+    """The settings of a recipe's compress stage, if one is named, and the flags over them.
+
+    Raises:
+        UsageError: nothing is asked for.
+        ConfigError: the recipe has no compress stage, or a setting does not fit.
+    """
+    from dmedge.compress.config import CompressConfig
+
+    given = {key: value for key, value in flags.items() if value not in (None, ())}
+    if "languages" in given:
+        given["languages"] = tuple(tag.strip() for tag in given["languages"].split(",") if tag.strip())
+    if not recipe and not given.keys() & {"distill", "prune", "languages", "int8"}:
+        raise click.UsageError(
+            "nothing to do; expected --int8, --languages TAGS, --prune SHARE, --distill TEACHER or --recipe NAME"
+        )
+    table: dict[str, Any] = {}
+    if recipe:
+        from dmedge.flow.recipe import load_recipe
+
+        table = asdict(load_recipe(recipe).first("compress").config)
+    if "steps" in given:
+        table["learn"] = {**table.get("learn", {}), "steps": given.pop("steps")}
+    return load_config(CompressConfig, table | given, where="compress")
 
 
 def is_float(manifest: Manifest) -> bool:
@@ -71,6 +105,8 @@ def print_result(artifact: Artifact) -> None:
     facts: Mapping[str, Any] = artifact.manifest.summary
     click.echo(artifact.root)
     click.echo(f"  weights     {facts['weight_bytes_parent']:,} -> {facts['weight_bytes']:,} bytes")
+    if any(line["recall_at_10"] is not None for line in facts["ledger"]):
+        click.echo(ledger_table(facts["ledger"]))
     if "vocabulary" in facts:
         click.echo(f"  vocabulary  {facts['vocabulary_parent']:,} -> {facts['vocabulary']:,} pieces")
         for name, recalls in (("asked for", facts["recall_at_10_asked"]), ("others", facts["recall_at_10_others"])):
@@ -83,6 +119,22 @@ def print_result(artifact: Artifact) -> None:
         )
         click.echo(f"  SQNR        image {facts['image_sqnr_db']} dB, text {facts['text_sqnr_db']} dB")
         click.echo(f"  calibrated  {facts['calibration_items']} items in {facts['calibration_languages']} languages")
+
+
+def ledger_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What each step left, and what it cost on validation data."""
+    rows = [
+        [
+            f"  {line['step']}",
+            f"{line['parameters']:,}",
+            f"{line['macs'] / 1e6:.1f} M",
+            f"{line['weight_bytes'] / 1e6:.2f} MB",
+            f"{line['recall_at_10']:.4f}",
+            f"{line['worst_language']} {line['worst_recall_at_10']:.3f}",
+        ]
+        for line in lines
+    ]
+    return text_table(["  step", "parameters", "MACs", "weights", "recall@10", "worst language"], rows)
 
 
 def language_table(artifact: Artifact) -> str:

@@ -71,10 +71,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return [B, Q, W]; `bias` [B * heads, 1, K] is added to the scores."""
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         mixed = torch.bmm(self.weights(x, context, bias), self._split(self.value(context)))  # [B*h, Q, d]
         merged = mixed.view(batch, self.heads, length, self.head_dim).permute(0, 2, 1, 3)
-        return self.out(merged.reshape(batch, length, width))  # type: ignore[no-any-return]
+        return self.out(merged.reshape(batch, length, self.heads * self.head_dim))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
@@ -125,9 +125,13 @@ class Blocks(nn.ModuleList):
 
     recomputes = False
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Map [B, L, W] to [B, L, W]."""
-        for block in self:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map [B, L, W] to [B, L, W]; positions where the [B, L] mask is 0 are not looked at."""
+        heads: list[int] = [block.attention.heads for block in self]  # type: ignore[union-attr, misc]
+        counts = dict.fromkeys(heads)  # pruned blocks may have fewer
+        biases = {count: None if mask is None else attention_bias(mask, count) for count in counts}
+        for block, count in zip(self, heads, strict=True):
+            bias = biases[count]
             if self.recomputes and torch.is_grad_enabled():
                 x = checkpoint(block, x, bias, use_reentrant=False)
             else:

