@@ -22,13 +22,13 @@ from dmedge.training.grad_cache import LOCAL
 from dmedge.training.objective import Objective
 
 LossOf = Callable[[TrainBatch], Tensor]
-TOWERS = ("image.", "text.")
+TOWERS = ("image", "text")
 BATCHES = 24  # that importance is measured on
 
 
 def tower_units(model: DualEncoder) -> dict[str, InnerUnits]:
     """The inner units of both towers; the fusion learns anew what the towers tell it."""
-    return {name: units for name, units in inner_units(model).items() if name.startswith(TOWERS)}
+    return {name: units for name, units in inner_units(model).items() if name.partition(".")[0] in TOWERS}
 
 
 def measured_importance(checkpoint: Checkpoint, config: CompressConfig) -> dict[str, Tensor]:

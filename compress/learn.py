@@ -38,6 +38,7 @@ def train_config(checkpoint: Checkpoint, config: CompressConfig) -> TrainConfig:
         augment=0.5,
         style_mixing=0.0,
         eval_every=max(1, learn.steps // 4),
+        save_every=max(1, learn.steps // 4),
         trackers=(),
     )
 

@@ -150,6 +150,11 @@ def _start_of_records(config: TrainConfig, data: Dataset, folder: Path, checkpoi
     if config.init:
         checkpoint, parents = initial_checkpoint(config)
     if checkpoint is not None:
+        if checkpoint.model.config.concepts:
+            raise ConfigError(
+                f"{config.init or 'the checkpoint'} has a concept head, and {data.name} has no concepts; "
+                "expected data = 'emoji', or a model with concept_head = false"
+            )
         has, wants = (checkpoint.labels, checkpoint.answers), (data.labels, data.answers)
         if checkpoint.model.fusion is not None and config.class_weight + config.answer_weight > 0 and has != wants:
             raise ConfigError(
