@@ -47,16 +47,16 @@ class LearnConfig:
 class CompressConfig:
     """What to do to a checkpoint, in this order: distil, prune, trim its vocabulary, quantize.
 
-    `student` makes it smaller in width and depth; `distill` names the teacher it then learns from, a
-    checkpoint or "universal-sentence-encoder". `prune` takes that share of the channels, hidden units
-    and heads out of both towers, the least important of all ("global") or of each module ("layer"),
-    and lets the rest recover; `learn` says how. `languages` trims the vocabulary to the pieces that
-    text in these languages uses; for each of them the kept pieces make up at least `coverage` of its
-    text. `keep` names modules that stay float32; a name stands for all that lies below it. Calibration
-    draws `calibration_items` pictures and texts, as many of each language, from `data`, where all
-    text and pictures to learn from come from too: "emoji", of which only what was trained on is taken,
-    or a folder with images and captions. `ledger_texts` of every language measure what each step cost;
-    0 leaves that out.
+    `student` makes it smaller in width and depth; `distill` names the teacher it then learns from: a
+    checkpoint, "parent" for the one that is compressed, or "universal-sentence-encoder". `prune` takes
+    that share of the channels, hidden units and heads out of both towers, the least important of all
+    ("global") or of each module ("layer"), and lets the rest recover; `learn` says how. `languages`
+    trims the vocabulary to the pieces that text in these languages uses; for each of them the kept
+    pieces make up at least `coverage` of its text. `keep` names modules that stay float32; a name
+    stands for all that lies below it. Calibration draws `calibration_items` pictures and texts, as many
+    of each language, from `data`, where all text and pictures to learn from come from too: "emoji", of
+    which only what was trained on is taken, or a folder with images and captions. `ledger_texts` of
+    every language measure what each step cost; 0 leaves that out.
     """
 
     student: StudentSize = ""

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 CALIBRATION, VOCABULARY, LEDGER = "calibration.json", "vocabulary.json", "ledger.json"
 STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
 BATCH = 64
+PARENT = "parent"  # as a teacher: the checkpoint that is compressed
 
 
 @dataclass
@@ -81,7 +82,7 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
         work = _begin(parent, config, out)
         work.write_down("start")
         if config.distill:
-            _distil_(work)
+            _distil_(work, parent)
         if config.prune:
             _prune_(work)
         if config.languages:
@@ -120,13 +121,14 @@ def _steps(out: Path) -> Path:
     return out.with_name(f"{out.name}.steps")
 
 
-def _distil_(work: Work) -> None:
+def _distil_(work: Work, parent: Artifact) -> None:
     from dmedge.compress.learn import learn
     from dmedge.compress.student import make_student
     from dmedge.compress.teachers import load_teacher
 
     config, student = work.config, work.checkpoint
-    teacher, artifact = load_teacher(config.distill, student, config.data, config.learn.pivot_language)
+    name = str(parent.root) if config.distill == PARENT else config.distill
+    teacher, artifact = load_teacher(name, student, config.data, config.learn.pivot_language)
     if artifact is not None:
         work.parents["teacher"] = artifact.digest
     if config.student:

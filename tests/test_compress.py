@@ -38,7 +38,7 @@ WEIGHTY = (nn.Linear, nn.Conv2d, nn.Embedding)
 
 @pytest.fixture(scope="module")
 def int8_checkpoint(tiny_checkpoint: Artifact) -> Artifact:
-    config = CompressConfig(int8=True, calibration_items=ITEMS)
+    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=ITEMS)
     return compress_artifact(tiny_checkpoint, config, tiny_checkpoint.sibling("for-compress-tests"))
 
 
@@ -90,7 +90,7 @@ def test_an_unknown_module_is_refused(folded: DualEncoder) -> None:
 
 
 def test_calibration_is_balanced_and_repeats() -> None:
-    config = CompressConfig(int8=True, calibration_items=150)
+    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=150)
     drawn = draw_calibration(config, Preprocess())
     counts = Counter(item.language for item in drawn.items)
     assert len(counts) == len(load_pack().locales)
@@ -100,14 +100,14 @@ def test_calibration_is_balanced_and_repeats() -> None:
 
 def test_another_seed_draws_other_items() -> None:
     drawn = [
-        draw_calibration(CompressConfig(int8=True, calibration_items=8, seed=seed), Preprocess()).items
+        draw_calibration(CompressConfig(int8=True, ledger_texts=0, calibration_items=8, seed=seed), Preprocess()).items
         for seed in (0, 1)
     ]
     assert drawn[0] != drawn[1]
 
 
 def test_calibration_saw_training_cells_only() -> None:
-    drawn = draw_calibration(CompressConfig(int8=True, calibration_items=200), Preprocess())
+    drawn = draw_calibration(CompressConfig(int8=True, ledger_texts=0, calibration_items=200), Preprocess())
     for item in drawn.items:
         style, hexcode = item.source.split("/")
         assert style in TRAIN_STYLES
@@ -122,7 +122,9 @@ def test_calibration_reads_a_folder(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (20, 10), (ord(name[0]), 0, 0)).save(tmp_path / "images" / name)
     (tmp_path / "captions.csv").write_text("image,language,text\na.png,de,Apfel\nb.png,en,pear\n", encoding="utf-8")
-    drawn = draw_calibration(CompressConfig(int8=True, calibration_items=4, data=str(tmp_path)), Preprocess(16))
+    drawn = draw_calibration(
+        CompressConfig(int8=True, ledger_texts=0, calibration_items=4, data=str(tmp_path)), Preprocess(16)
+    )
     assert drawn.languages == ("de", "en")
     assert {item.source for item in drawn.items} == {"a.png", "b.png"}
     assert drawn.pixels.shape == (4, 16, 16, 3)
@@ -149,7 +151,7 @@ def test_calibration_items_are_kept_by_hash(int8_checkpoint: Artifact) -> None:
 
 
 def test_kept_modules_are_float_on_disk(tiny_checkpoint: Artifact, tmp_path: Path) -> None:
-    config = CompressConfig(int8=True, calibration_items=4, keep=("text", "image.stem"))
+    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=4, keep=("text", "image.stem"))
     loaded = load_checkpoint(compress_artifact(tiny_checkpoint, config, tmp_path / "kept"))
     assert isinstance(loaded.model.text.token, nn.Embedding)
     assert isinstance(loaded.model.image, ConvNet)
@@ -164,25 +166,27 @@ def test_kept_modules_are_float_on_disk(tiny_checkpoint: Artifact, tmp_path: Pat
 def test_the_same_settings_give_the_same_bytes(
     tiny_checkpoint: Artifact, int8_checkpoint: Artifact, tmp_path: Path
 ) -> None:
-    config = CompressConfig(int8=True, calibration_items=ITEMS)
+    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=ITEMS)
     assert compress_artifact(tiny_checkpoint, config, tmp_path / "again").digest == int8_checkpoint.digest
 
 
 def test_compressing_twice_is_refused(int8_checkpoint: Artifact, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is quantized already; expected a float checkpoint"):
-        compress_artifact(int8_checkpoint, CompressConfig(int8=True), tmp_path / "out")
+        compress_artifact(int8_checkpoint, CompressConfig(int8=True, ledger_texts=0), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_bundle_is_refused(make_artifact: MakeArtifact, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="found a bundle; expected a checkpoint"):
-        compress_artifact(make_artifact("b", kind="bundle"), CompressConfig(int8=True), tmp_path / "out")
+        compress_artifact(
+            make_artifact("b", kind="bundle"), CompressConfig(int8=True, ledger_texts=0), tmp_path / "out"
+        )
 
 
 def test_an_existing_directory_is_left_alone(tiny_checkpoint: Artifact, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     with pytest.raises(ArtifactError, match="exists already"):
-        compress_artifact(tiny_checkpoint, CompressConfig(int8=True), tmp_path)
+        compress_artifact(tiny_checkpoint, CompressConfig(int8=True, ledger_texts=0), tmp_path)
     assert list_files(tmp_path) == ["precious"]
 
 
@@ -192,7 +196,9 @@ def test_a_full_disk_leaves_nothing(tiny_checkpoint: Artifact, tmp_path: Path, m
 
     monkeypatch.setattr("dmedge.compress.calibration.CalibrationSet.write", fail)
     with pytest.raises(ArtifactError, match="the disk is full; nothing was written"):
-        compress_artifact(tiny_checkpoint, CompressConfig(int8=True, calibration_items=2), tmp_path / "out")
+        compress_artifact(
+            tiny_checkpoint, CompressConfig(int8=True, ledger_texts=0, calibration_items=2), tmp_path / "out"
+        )
     assert not list(tmp_path.iterdir())
 
 

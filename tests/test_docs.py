@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dmedge.cli.main import COMMANDS
+from dmedge.compress.config import LearnConfig
 from dmedge.config import recipe_names
 from dmedge.data.records import DatasetConfig
 from dmedge.evidence.verdict import Budget
@@ -23,6 +24,7 @@ TABLES: dict[str, type[Any]] = {
     **{kind: config() for kind, config in CONFIGS.items()},
     "model": TowerConfig,
     "dataset": DatasetConfig,
+    "learn": LearnConfig,
     "budget": Budget,
 }
 

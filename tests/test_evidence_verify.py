@@ -202,7 +202,7 @@ def test_calibration_data_may_not_come_back_as_evaluation_data(int8_bundle: Arti
     assert calibration is not None
     preprocess = Preprocess(CONFIG.image_size)
     check_calibration(calibration, data, preprocess)
-    drawn = draw_calibration(CompressConfig(int8=True, calibration_items=8), preprocess)
+    drawn = draw_calibration(CompressConfig(int8=True, ledger_texts=0, calibration_items=8), preprocess)
     seen = EvalSet("seen", list(drawn.pixels), tuple("abcdefgh"), ("x",), np.zeros(1, np.int64), ("en",))
     with pytest.raises(DataError, match=r"8 pictures and 0 novel texts were calibrated on \(emoji\)"):
         check_calibration(calibration, seen, preprocess)
@@ -212,7 +212,7 @@ def test_calibrated_text_is_refused_only_where_it_should_be_new(int8_bundle: Art
     calibration = find_calibration(int8_bundle)
     assert calibration is not None
     preprocess = Preprocess(CONFIG.image_size)
-    drawn = draw_calibration(CompressConfig(int8=True, calibration_items=8), preprocess)
+    drawn = draw_calibration(CompressConfig(int8=True, ledger_texts=0, calibration_items=8), preprocess)
     known = EvalSet("text", data.images, data.clusters, drawn.texts[:1], np.zeros(1, np.int64), ("en",))
     check_calibration(calibration, known, preprocess)
     new = EvalSet(

@@ -56,7 +56,7 @@ STATIC_ERROR = 0.03  # of the image tower, whose integers are the same in every 
 
 @pytest.fixture(scope="module")
 def int8_checkpoint(tiny_checkpoint: Artifact) -> Artifact:
-    config = CompressConfig(int8=True, calibration_items=32)
+    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=32)
     return compress_artifact(tiny_checkpoint, config, tiny_checkpoint.sibling("for-export-tests"))
 
 
@@ -345,7 +345,7 @@ def test_other_shapes_of_model_export_too(target: str, tiny_checkpoint: Artifact
     with new_artifact(tmp_path / "float") as draft:
         save_checkpoint(draft.path, checkpoint)
         parent = draft.finish(kind="checkpoint", stage="test", config={}, programs=checkpoint_programs(config))
-    small = compress_artifact(parent, CompressConfig(int8=True, calibration_items=8), tmp_path / "int8")
+    small = compress_artifact(parent, CompressConfig(int8=True, ledger_texts=0, calibration_items=8), tmp_path / "int8")
     bundle = export_bundle(small, ExportConfig(target=target), tmp_path / "bundle")
     assert [program.name for program in bundle.manifest.programs] == ["encode_image", "encode_text"]
     assert "fuse" not in (bundle.root / "README.md").read_text(encoding="utf-8")

@@ -74,7 +74,7 @@ def test_every_data_file_is_matched_by_package_data() -> None:
     "name",
     [
         *("torch", "transformers", "accelerate", "optimum", "onnx", "onnxruntime", "executorch"),
-        *("sentencepiece", "neural-compressor", "torchao", "torch-pruning", "safetensors"),
+        *("sentencepiece", "neural-compressor", "torchao", "safetensors"),
     ],
 )
 def test_the_named_packages_are_dependencies(name: str) -> None:

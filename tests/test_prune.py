@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,14 +27,14 @@ from tests.tiny_hf import write_clip, write_siglip2
 from tests.tiny_training import tiny_train, tiny_world
 
 LEARN = LearnConfig(steps=4, fusion_steps=2, batch_size=6, texts_per_image=2)
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "convnet and transformer": {},
     "vit and bag": {"image": "vit", "image_width": 32, "image_layers": 2, "text": "bag"},
     "rotary": {"positions": "rotary"},
 }
 
 
-@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+@pytest.fixture(params=list(SHAPES.values()), ids=list(SHAPES))
 def model(request: pytest.FixtureRequest) -> DualEncoder:
     config = ModelConfig(
         vocab_size=320, classes=5, image_size=16, image_width=16, text_width=32, embed_dim=12, context_length=16
@@ -76,7 +77,7 @@ def test_every_module_with_inner_units_is_found(model: DualEncoder) -> None:
     assert len(units) == convs + 2 * blocks + bags
     for name, own in units.items():
         consumer = model.get_submodule(own.consumer)
-        assert consumer.weight.shape[1] == own.size * own.count, name  # type: ignore[index, union-attr]
+        assert consumer.weight.shape[1] == own.size * own.count, name  # type: ignore[index]
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -95,7 +96,7 @@ def test_units_that_are_never_read_can_go_without_a_trace(model: DualEncoder) ->
     with torch.no_grad():
         for name, own in units.items():
             columns = dead[name].repeat_interleave(own.size)
-            model.get_submodule(own.consumer).weight[:, columns] = 0  # type: ignore[index, operator]
+            model.get_submodule(own.consumer).weight[:, columns] = 0  # type: ignore[operator]
     importance = unit_importance(model, [batch()], lambda given: loss_of(model, given))
     for name, values in importance.items():
         assert (values[dead[name]] == 0).all(), name

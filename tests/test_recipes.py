@@ -131,6 +131,7 @@ def shrunk(config: TrainConfig, folder: Path) -> TrainConfig:
         model = replace(model, text_from=str(write_text("bert", folder / "bert")))
     changes = dict(SHRINKS) | {"model": model, "grad_cache_parts": min(config.grad_cache_parts, 2)}
     changes["fusion_steps"] = min(config.fusion_steps, 1)
+    changes["steps"] = min(config.steps, 2) if not config.epochs else 2
     if config.init and config.data == "emoji":
         changes["init"] = str(tiny_train(folder / "first").root)
     elif config.init:
@@ -151,7 +152,7 @@ def test_every_shipped_recipe_trains_on_tiny_data(name: str, tmp_path: Path, mon
     with tiny_world():
         artifact = train(config, tmp_path / "run")
     checkpoint = load_checkpoint(load_artifact(artifact.root, kind="checkpoint"))
-    assert artifact.manifest.summary["steps"] == 2
+    assert artifact.manifest.summary["steps"] == config.steps
     is_imported = config.init and config.data != "emoji"
     assert (checkpoint.model.fusion is not None) == (config.model.fusion != "none" and not is_imported)
     assert set(artifact.manifest.parents) == ({"init"} if config.init else set())

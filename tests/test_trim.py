@@ -166,7 +166,7 @@ def both(tiny_checkpoint: Artifact) -> Artifact:
 
 
 def settings() -> CompressConfig:
-    return CompressConfig(languages=("en", "de"), int8=True, calibration_items=8)
+    return CompressConfig(languages=("en", "de"), int8=True, ledger_texts=0, calibration_items=8)
 
 
 def test_trimming_and_int8_compose(tiny_checkpoint: Artifact, both: Artifact) -> None:
@@ -196,7 +196,7 @@ def test_every_language_is_told_what_it_loses(both: Artifact) -> None:
 
 def test_a_trimmed_float_checkpoint_keeps_its_precision(tmp_path: Path) -> None:
     parent = load_artifact(SHIPPED / "emoji")
-    made = compress_artifact(parent, CompressConfig(languages=ASKED), tmp_path / "out")
+    made = compress_artifact(parent, CompressConfig(languages=ASKED, ledger_texts=0), tmp_path / "out")
     assert dict(made.manifest.precision) == dict(parent.manifest.precision) == {"*": "float16"}
     before, after = (load_checkpoint(one).model.state_dict() for one in (parent, made))
     assert all(torch.equal(tensor, before[name]) for name, tensor in after.items() if name != TABLE)
@@ -208,13 +208,15 @@ def test_a_trimmed_float_checkpoint_keeps_its_precision(tmp_path: Path) -> None:
 def test_an_imported_vocabulary_is_refused(tmp_path: Path) -> None:
     import_checkpoint(write_clip(tmp_path / "clip"), tmp_path / "run")
     with pytest.raises(ConfigError, match="imported vocabularies cannot be trimmed yet"):
-        compress_artifact(load_artifact(tmp_path / "run"), CompressConfig(languages=("en",)), tmp_path / "out")
+        compress_artifact(
+            load_artifact(tmp_path / "run"), CompressConfig(languages=("en",), ledger_texts=0), tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_quantized_checkpoint_is_refused(both: Artifact, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is quantized already"):
-        compress_artifact(both, CompressConfig(languages=("en",)), tmp_path / "out")
+        compress_artifact(both, CompressConfig(languages=("en",), ledger_texts=0), tmp_path / "out")
 
 
 def test_wrong_coverage_is_refused() -> None:
@@ -250,6 +252,6 @@ def test_names_say_what_was_done() -> None:
 
 
 def test_a_language_that_was_given_up_does_not_come_back(tiny_checkpoint: Artifact, tmp_path: Path) -> None:
-    once = compress_artifact(tiny_checkpoint, CompressConfig(languages=("en",)), tmp_path / "once")
+    once = compress_artifact(tiny_checkpoint, CompressConfig(languages=("en",), ledger_texts=0), tmp_path / "once")
     with pytest.raises(ConfigError, match="no text in 'hi', or it was given up"):
-        compress_artifact(once, CompressConfig(languages=("hi",)), tmp_path / "twice")
+        compress_artifact(once, CompressConfig(languages=("hi",), ledger_texts=0), tmp_path / "twice")

@@ -23,7 +23,11 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 @click.command()
 @click.argument("run", type=ArtifactParam("checkpoint"), required=False)
 @click.option("--recipe", metavar="NAME", help="Take the settings of the compress stage of a recipe, such as mobile.")
-@click.option("--distill", metavar="TEACHER", help="Learn from a teacher: a checkpoint, or universal-sentence-encoder.")
+@click.option(
+    "--distill",
+    metavar="TEACHER",
+    help="Learn from a teacher: a checkpoint, parent for RUN itself, or universal-sentence-encoder.",
+)
 @click.option("--student", type=click.Choice(STUDENTS), help="Make RUN this small before it learns from TEACHER.")
 @click.option(
     "--prune",
