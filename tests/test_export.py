@@ -19,6 +19,8 @@ from safetensors.numpy import load_file
 
 from dmedge.artifact import Artifact, load_artifact, new_artifact, program_bytes
 from dmedge.cli.main import cli
+from dmedge.compress.importance import tower_units
+from dmedge.compress.prune import prune
 from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.config import load_config
 from dmedge.data.languages import LANGUAGES
@@ -349,6 +351,23 @@ def test_other_shapes_of_model_export_too(target: str, tiny_checkpoint: Artifact
     bundle = export_bundle(small, ExportConfig(target=target), tmp_path / "bundle")
     assert [program.name for program in bundle.manifest.programs] == ["encode_image", "encode_text"]
     assert "fuse" not in (bundle.root / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("target", ["android", "linux-x86_64"])
+def test_a_pruned_model_exports_and_computes_what_torch_computes(
+    target: str, tiny_checkpoint: Artifact, tmp_path: Path
+) -> None:
+    """Blocks with fewer heads and channels than their settings say at first; export itself compares with torch."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    importance = {name: torch.rand(own.count) for name, own in tower_units(checkpoint.model).items()}
+    pruned = prune(checkpoint, importance, 0.5, "layer")
+    assert pruned.model.config.inner_widths["text.blocks.0.attention"] == 2
+    programs = checkpoint_programs(pruned.model.config)
+    with new_artifact(tmp_path / "float") as draft:
+        save_checkpoint(draft.path, pruned)
+        parent = draft.finish(kind="checkpoint", stage="test", config={}, programs=programs)
+    bundle = export_bundle(parent, ExportConfig(target=target), tmp_path / "bundle")
+    assert [program.name for program in bundle.manifest.programs] == ["encode_image", "encode_text", "fuse"]
 
 
 def test_a_bundle_cannot_be_exported(make_artifact: MakeArtifact, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from dmedge.artifact import Artifact, Program, load_artifact, new_artifact
 from dmedge.cli.main import cli
-from dmedge.compress.config import CompressConfig
+from dmedge.compress.config import CompressConfig, LearnConfig
 from dmedge.compress.recipe import compress_artifact
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError, ConfigError, DataError
@@ -289,6 +289,24 @@ def test_imported_checkpoint_can_be_compressed(kind: str, imported: Any, tmp_pat
     with Encoder(artifact) as whole, Encoder(smaller) as rounded:
         cosines = (whole.texts(TEXTS) * rounded.texts(TEXTS)).sum(1)
     assert cosines.min() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_imported_checkpoint_learns_from_itself_is_pruned_and_quantized(
+    kind: str, imported: Any, tmp_path: Path
+) -> None:
+    _, artifact = imported(kind)
+    write_captions(tmp_path / "data")
+    learn = LearnConfig(steps=2, batch_size=2, texts_per_image=1)
+    config = CompressConfig(
+        distill="parent", prune=0.5, int8=True, learn=learn, data=str(tmp_path / "data"), calibration_items=4
+    )
+    smaller = compress_artifact(artifact, config, tmp_path / "small")
+    lines = smaller.manifest.summary["ledger"]
+    assert [line["step"] for line in lines] == ["start", "distil", "prune 0.5", "recover", "int8"]  # type: ignore[attr-defined]
+    assert lines[-1]["macs"] < lines[0]["macs"]  # type: ignore[index]
+    with Encoder(artifact) as whole, Encoder(smaller) as pruned:
+        assert pruned.texts(TEXTS).shape == whole.texts(TEXTS).shape
 
 
 def test_command_names_what_it_cannot_import(tmp_path: Path) -> None:
