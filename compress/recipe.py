@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, lo
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
-from dmedge.model.quantized import Scheme
+from dmedge.model.quantized import Range, Scheme
 
 __all__ = ["CompressConfig", "compress_artifact", "quantize_checkpoint"]
 
@@ -36,6 +36,9 @@ CALIBRATION, VOCABULARY, LEDGER = "calibration.json", "vocabulary.json", "ledger
 STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
 BATCH = 64
 PARENT = "parent"  # as a teacher: the checkpoint that is compressed
+
+
+Tune = Callable[[DualEncoder, Mapping[str, Scheme], Mapping[str, Range]], DualEncoder]
 
 
 @dataclass
@@ -170,10 +173,26 @@ def _quantize_(work: Work, draft: Draft) -> None:
     calibration = draw_calibration(work.config, work.checkpoint.preprocess)
     calibration.write(draft.path / CALIBRATION)
     before = work.checkpoint
-    work.checkpoint, plan = quantize_checkpoint(before, work.config, calibration)
+    tune = (lambda *given: _learn_rounded(work, *given)) if work.config.qat else None
+    work.checkpoint, plan = quantize_checkpoint(before, work.config, calibration, tune)
     work.precision = dict(plan)
     work.summary |= _fidelity(before.model, work.checkpoint.model, before.tokenizer, calibration)
-    work.write_down("int8")
+    work.write_down("int8, trained" if work.config.qat else "int8")
+
+
+def _learn_rounded(
+    work: Work, model: DualEncoder, plan: Mapping[str, Scheme], ranges: Mapping[str, Range]
+) -> DualEncoder:
+    """Train with weights and fixed ranges rounded as they will be; the teacher is the model before."""
+    from dmedge.compress.learn import learn
+    from dmedge.compress.qat import insert_rounding_, remove_rounding_
+    from dmedge.training.distill import ModelTeacher
+
+    insert_rounding_(model, plan, ranges)
+    student, teacher = replace(work.checkpoint, model=model), ModelTeacher(work.checkpoint.model)
+    learned = learn(student, teacher, work.config, _steps(work.out) / "qat", _log(work.out, "qat")).model
+    remove_rounding_(learned, plan, ranges)
+    return learned
 
 
 def _finish(work: Work, draft: Draft, parent: Artifact) -> Artifact:
@@ -198,9 +217,12 @@ def _finish(work: Work, draft: Draft, parent: Artifact) -> Artifact:
 
 
 def quantize_checkpoint(
-    checkpoint: Checkpoint, config: CompressConfig, calibration: CalibrationSet
+    checkpoint: Checkpoint, config: CompressConfig, calibration: CalibrationSet, tune: Tune | None = None
 ) -> tuple[Checkpoint, dict[str, Scheme]]:
     """Plan, calibrate and round; `checkpoint` itself is left as it was.
+
+    Args:
+        tune: changes the weights before they are rounded, knowing the plan and the ranges.
 
     Raises:
         ConfigError: `config.keep` names no module of the model.
@@ -211,6 +233,8 @@ def quantize_checkpoint(
     points = [name for name in plan if name.endswith("_point")]
     logger.info("calibrating %d activations with %d items", len(points), len(calibration.items))
     ranges = observe_ranges(model, points, _batches(calibration))
+    if tune is not None:
+        model = tune(model, plan, ranges)
     quantize_(model, plan, ranges)
     return replace(checkpoint, model=model.eval().requires_grad_(False), quantization=plan), plan
 
