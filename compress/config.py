@@ -52,8 +52,9 @@ class CompressConfig:
     that share of the channels, hidden units and heads out of both towers, the least important of all
     ("global") or of each module ("layer"), and lets the rest recover; `learn` says how. `languages`
     trims the vocabulary to the pieces that text in these languages uses; for each of them the kept
-    pieces make up at least `coverage` of its text. With `qat` it learns, before int8, with weights and
-    fixed ranges rounded. `keep` names modules that stay float32; a name
+    pieces make up at least `coverage` of its text. With `smooth` large channels
+    hand their size to the weights before int8, where that helps; with `qat` the model learns with
+    weights and fixed ranges rounded. `keep` names modules that stay float32; a name
     stands for all that lies below it. Calibration draws `calibration_items` pictures and texts, as many
     of each language, from `data`, where all text and pictures to learn from come from too: "emoji", of
     which only what was trained on is taken, or a folder with images and captions. `ledger_texts` of
@@ -68,6 +69,7 @@ class CompressConfig:
     languages: tuple[str, ...] = ()
     coverage: float = 1.0
     int8: bool = False
+    smooth: bool = False
     qat: bool = False
     keep: tuple[str, ...] = ()
     calibration_items: int = 256
@@ -82,8 +84,9 @@ class CompressConfig:
             raise ValueError(f"student is {self.student!r}; expected medium, small or tiny")
         if self.student and not self.distill:
             raise ValueError("a student without a teacher; expected one; set distill to a checkpoint")
-        if self.qat and not self.int8:
-            raise ValueError("qat without int8; expected both; set int8 = true")
+        for name in ("smooth", "qat"):
+            if getattr(self, name) and not self.int8:
+                raise ValueError(f"{name} without int8; expected both; set int8 = true")
         if not 0 <= self.prune < 1:
             raise ValueError(f"prune is {self.prune}; expected a share from 0 to below 1")
         if self.prune_scope not in get_args(PruneScope):

@@ -1,44 +1,32 @@
 """The `compress` stage: from a float checkpoint to a smaller one."""
 
-import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
 
 from dmedge.artifact import Artifact, Draft, new_artifact
-from dmedge.compress.calibration import CalibrationSet, draw_calibration
+from dmedge.compress.calibration import draw_calibration
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import choose_languages, validation_set
+from dmedge.compress.int8 import fidelity, quantize_checkpoint
 from dmedge.compress.ledger import LedgerLine, ledger_line, write_ledger
-from dmedge.compress.observe import observe_ranges
-from dmedge.compress.plan import plan_precision
-from dmedge.compress.quantize import quantize_, sqnr_db
 from dmedge.compress.trim import trim_languages
 from dmedge.data.evalset import EvalSet
-from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.errors import ArtifactError
 from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
-from dmedge.model.image import fold_batch_norm_
 from dmedge.model.quantized import Range, Scheme
 
-__all__ = ["CompressConfig", "compress_artifact", "quantize_checkpoint"]
+__all__ = ["CompressConfig", "compress_artifact"]
 
-logger = logging.getLogger(__name__)
 CALIBRATION, VOCABULARY, LEDGER = "calibration.json", "vocabulary.json", "ledger.json"
 STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
-BATCH = 64
 PARENT = "parent"  # as a teacher: the checkpoint that is compressed
-
-
-Tune = Callable[[DualEncoder, Mapping[str, Scheme], Mapping[str, Range]], DualEncoder]
 
 
 @dataclass
@@ -172,11 +160,12 @@ def _trim_(work: Work, draft: Draft, scratch: Path) -> None:
 def _quantize_(work: Work, draft: Draft) -> None:
     calibration = draw_calibration(work.config, work.checkpoint.preprocess)
     calibration.write(draft.path / CALIBRATION)
-    before = work.checkpoint
     tune = (lambda *given: _learn_rounded(work, *given)) if work.config.qat else None
-    work.checkpoint, plan = quantize_checkpoint(before, work.config, calibration, tune)
-    work.precision = dict(plan)
-    work.summary |= _fidelity(before.model, work.checkpoint.model, before.tokenizer, calibration)
+    found = quantize_checkpoint(work.checkpoint, work.config, calibration, tune)
+    work.summary |= fidelity(work.checkpoint, found.checkpoint, calibration)
+    if work.config.smooth:
+        work.summary["smoothed"] = {name: round(gain, 2) for name, gain in found.smoothed.items()}
+    work.checkpoint, work.precision = found.checkpoint, dict(found.plan)
     work.write_down("int8, trained" if work.config.qat else "int8")
 
 
@@ -214,52 +203,3 @@ def _finish(work: Work, draft: Draft, parent: Artifact) -> Artifact:
             **work.summary,
         },
     )
-
-
-def quantize_checkpoint(
-    checkpoint: Checkpoint, config: CompressConfig, calibration: CalibrationSet, tune: Tune | None = None
-) -> tuple[Checkpoint, dict[str, Scheme]]:
-    """Plan, calibrate and round; `checkpoint` itself is left as it was.
-
-    Args:
-        tune: changes the weights before they are rounded, knowing the plan and the ranges.
-
-    Raises:
-        ConfigError: `config.keep` names no module of the model.
-    """
-    model = deepcopy(checkpoint.model)
-    fold_batch_norm_(model)
-    plan = plan_precision(model, config.keep)
-    points = [name for name in plan if name.endswith("_point")]
-    logger.info("calibrating %d activations with %d items", len(points), len(calibration.items))
-    ranges = observe_ranges(model, points, _batches(calibration))
-    if tune is not None:
-        model = tune(model, plan, ranges)
-    quantize_(model, plan, ranges)
-    return replace(checkpoint, model=model.eval().requires_grad_(False), quantization=plan), plan
-
-
-def _batches(calibration: CalibrationSet) -> Iterator[Tensor]:
-    for start in range(0, len(calibration.pixels), BATCH):
-        yield torch.from_numpy(calibration.pixels[start : start + BATCH])
-
-
-@torch.inference_mode()
-def _fidelity(
-    before: DualEncoder, after: DualEncoder, tokenizer: AnyTokenizer, calibration: CalibrationSet
-) -> dict[str, object]:
-    """How much is int8 now, and how near the embeddings of the calibration data stayed."""
-    ids, mask = (torch.from_numpy(array) for array in tokenizer.batch(calibration.texts))
-    images = [
-        torch.cat([model.encode_image(pixels)[0] for pixels in _batches(calibration)]) for model in (before, after)
-    ]
-    texts = [model.encode_text(ids, mask)[0] for model in (before, after)]
-    costs = count_costs(after)
-    return {
-        "parameter_share_int8": round(costs.parameter_share_int8, 4),
-        "mac_share_int8": round(costs.mac_share_int8, 4),
-        "image_sqnr_db": round(sqnr_db(*images), 2),
-        "text_sqnr_db": round(sqnr_db(*texts), 2),
-        "calibration_items": len(calibration.items),
-        "calibration_languages": len(calibration.languages),
-    }

@@ -9,11 +9,12 @@ import torch
 from dmedge.artifact import Artifact
 from dmedge.compress.calibration import draw_calibration
 from dmedge.compress.config import CompressConfig, LearnConfig
+from dmedge.compress.int8 import quantize_checkpoint
 from dmedge.compress.observe import observe_ranges
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.qat import RoundedPoint, RoundedRows, insert_rounding_, remove_rounding_
 from dmedge.compress.quantize import quantize_
-from dmedge.compress.recipe import compress_artifact, quantize_checkpoint
+from dmedge.compress.recipe import compress_artifact
 from dmedge.model.checkpoint import load_checkpoint
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
@@ -90,7 +91,7 @@ def test_the_stage_trains_and_then_rounds(tmp_path: Path) -> None:
 def plan_of(parent: Artifact) -> dict[str, Scheme]:
     config = CompressConfig(int8=True, calibration_items=8, ledger_texts=0)
     checkpoint = load_checkpoint(parent)
-    return quantize_checkpoint(checkpoint, config, draw_calibration(config, checkpoint.preprocess))[1]
+    return dict(quantize_checkpoint(checkpoint, config, draw_calibration(config, checkpoint.preprocess)).plan)
 
 
 def test_without_int8_there_is_nothing_to_train_for() -> None:

@@ -42,6 +42,7 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
     help="Share of the text of each of them that the pieces left make up [default: 1].",
 )
 @click.option("--int8", is_flag=True, default=None, help="Quantize weights and activations to int8.")
+@click.option("--smooth", is_flag=True, default=None, help="With --int8: even out large channels where that helps.")
 @click.option("--qat", is_flag=True, default=None, help="With --int8: train for some steps with everything rounded.")
 @out_option
 @click.option(
