@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import Range, Scheme
 
+if TYPE_CHECKING:
+    from dmedge.training.distill import Teacher
+
 __all__ = ["CompressConfig", "compress_artifact"]
 
 CALIBRATION, VOCABULARY, LEDGER, SEARCH = "calibration.json", "vocabulary.json", "ledger.json", "search.json"
@@ -35,6 +39,7 @@ PARENT = "parent"  # as a teacher: the checkpoint that is compressed
 class Work:
     """A checkpoint on its way through the steps, and what has been written down about them."""
 
+    parent: Artifact
     config: CompressConfig
     checkpoint: Checkpoint
     languages: tuple[str, ...]
@@ -75,14 +80,14 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
         work = _begin(parent, config, out)
         work.write_down("start")
         if config.distill:
-            _distil_(work, parent)
+            _distil_(work)
         if config.prune:
             _prune_(work)
         if config.languages:
             _trim_(work, draft, Path(scratch))
         if config.int8:
             _quantize_(work, draft)
-        artifact = _finish(work, draft, parent)
+        artifact = _finish(work, draft)
     shutil.rmtree(_steps(out), ignore_errors=True)
     return artifact
 
@@ -99,6 +104,7 @@ def _begin(parent: Artifact, config: CompressConfig, out: Path) -> Work:
     if config.ledger_texts:
         data = validation_set(config.data, config.seed, config.ledger_texts)
     return Work(
+        parent=parent,
         config=config,
         checkpoint=checkpoint,
         languages=tuple(manifest.languages),
@@ -114,16 +120,12 @@ def _steps(out: Path) -> Path:
     return out.with_name(f"{out.name}.steps")
 
 
-def _distil_(work: Work, parent: Artifact) -> None:
+def _distil_(work: Work) -> None:
     from dmedge.compress.learn import learn
     from dmedge.compress.student import make_student
-    from dmedge.compress.teachers import load_teacher
 
     config, student = work.config, work.checkpoint
-    name = str(parent.root) if config.distill == PARENT else config.distill
-    teacher, artifact = load_teacher(name, student, config.data, config.learn.pivot_language)
-    if artifact is not None:
-        work.parents["teacher"] = artifact.digest
+    teacher = _teacher(work)
     if config.student:
         student = make_student(student, config.student, config.seed)
     work.checkpoint = learn(student, teacher, config, _steps(work.out) / "distil", _log(work.out, "distil"))
@@ -134,17 +136,31 @@ def _prune_(work: Work) -> None:
     from dmedge.compress.importance import measured_importance
     from dmedge.compress.learn import learn
     from dmedge.compress.prune import prune
-    from dmedge.training.distill import ModelTeacher
 
     config, whole = work.config, work.checkpoint
     importance = measured_importance(whole, config)
-    pruned = prune(whole, importance, config.prune, config.prune_scope)
-    work.checkpoint = pruned
+    work.checkpoint = prune(whole, importance, config.prune, config.prune_scope)
     work.write_down(f"prune {config.prune:g}")
     if config.learn.steps:
-        teacher = ModelTeacher(whole.model)
-        work.checkpoint = learn(pruned, teacher, config, _steps(work.out) / "prune", _log(work.out, "prune"))
+        teacher = _teacher(work, whole)
+        work.checkpoint = learn(work.checkpoint, teacher, config, _steps(work.out) / "prune", _log(work.out, "prune"))
         work.write_down("recover")
+
+
+def _teacher(work: Work, whole: Checkpoint | None = None) -> "Teacher":
+    """The teacher that `distill` names, or else the model before it was pruned."""
+    from dmedge.compress.teachers import load_teacher
+    from dmedge.training.distill import ModelTeacher
+
+    config = work.config
+    if not config.distill:
+        assert whole is not None
+        return ModelTeacher(whole.model)
+    name = str(work.parent.root) if config.distill == PARENT else config.distill
+    teacher, artifact = load_teacher(name, work.checkpoint, config.data, config.learn.pivot_language)
+    if artifact is not None:
+        work.parents["teacher"] = artifact.digest
+    return teacher
 
 
 def _log(out: Path, step: str) -> Path:
@@ -222,7 +238,7 @@ def _learn_rounded(
     return learned
 
 
-def _finish(work: Work, draft: Draft, parent: Artifact) -> Artifact:
+def _finish(work: Work, draft: Draft) -> Artifact:
     save_checkpoint(draft.path, work.checkpoint, dtype=work.dtype)
     write_ledger(draft.path / LEDGER, work.lines)
     return draft.finish(
@@ -235,7 +251,7 @@ def _finish(work: Work, draft: Draft, parent: Artifact) -> Artifact:
         languages=work.languages,
         summary={
             "weight_bytes": (draft.path / WEIGHTS).stat().st_size,
-            "weight_bytes_parent": parent.manifest.files[WEIGHTS].size_bytes,
+            "weight_bytes_parent": work.parent.manifest.files[WEIGHTS].size_bytes,
             "parameters": count_costs(work.checkpoint.model).parameters,
             "ledger": [line.row() for line in work.lines],
             **work.summary,

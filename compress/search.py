@@ -76,7 +76,7 @@ class Search:
 
     def write(self, path: Path) -> None:
         """Write search.json."""
-        path.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def search_plan(search: Search) -> tuple[str, ...]:
@@ -190,6 +190,10 @@ def _plan_config(tuner: Any, search: Search) -> Callable[[tuple[str, ...]], Any]
         @classmethod
         def register_supported_configs(cls) -> list[Any]:
             return []
+
+        @classmethod
+        def get_config_set_for_tuning(cls) -> Any:
+            return cls()
 
         @staticmethod
         def get_model_info(model: Any, example_inputs: Any = None) -> list[tuple[str, str]]:

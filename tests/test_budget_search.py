@@ -65,7 +65,7 @@ def test_a_score_is_1_where_all_limits_are_kept_and_falls_with_the_worst_miss() 
 def test_drops_are_relative() -> None:
     assert relative_drop(0.5, 0.4) == pytest.approx(0.2)
     assert relative_drop(0.0, 0.0) == 0.0
-    assert worst_drop({"en": 0.8, "sw": 0.4}, {"en": 0.7, "sw": 0.3}) == ("sw", 0.25)
+    assert worst_drop({"en": 0.75, "sw": 0.5}, {"en": 0.75, "sw": 0.375}) == ("sw", 0.25)
 
 
 def test_groups_hold_every_quantized_module_once_and_keep_understands_them() -> None:
