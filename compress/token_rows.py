@@ -42,12 +42,12 @@ def keep_rows(model: DualEncoder, keep: Sequence[int]) -> DualEncoder:
 
 
 def token_table(model: DualEncoder) -> str:
-    """Name of the parameter that holds a row for every token id."""
+    """Name of the tensor that holds a row for every token id."""
     if model.config.text != "hf":
         return OWN_TABLE
     encoder: Any = model.text.model
-    table = encoder.get_input_embeddings().weight
-    return next(name for name, parameter in model.named_parameters() if parameter is table)
+    table = encoder.get_input_embeddings()
+    return next(f"{name}.weight" for name, module in model.named_modules() if module is table)
 
 
 def _encoder(config: ModelConfig) -> tuple[str, Mapping[str, Any]]:
