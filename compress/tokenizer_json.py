@@ -20,48 +20,52 @@ def close_pieces(content: bytes, wanted: Iterable[int]) -> set[int]:
     Raises:
         ConfigError: the vocabulary is of a kind that cannot be trimmed.
     """
-    tokenizer = _open(content)
-    table: Table = json.loads(tokenizer.to_str())
-    ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
-    kind = _kind(table["model"])
+    table: Table = json.loads(content)
+    kind, ids = _kind(table["model"]), _ids(table)
     fixed = {ids[added["content"]] for added in table["added_tokens"]} | _processor_ids(table["post_processor"])
     fixed |= {ids[piece] for piece in (*_unknown(table["model"]), *_bytes(table)) if piece in ids}
-    wanted = set(wanted)
-    pieces = {piece for piece, token in ids.items() if token in wanted - fixed}
-    return wanted | fixed | {ids[piece] for piece in kind.close(table["model"], pieces) if piece in ids}
+    chosen = set(wanted)
+    plain = chosen - fixed
+    pieces = {piece for piece, token in ids.items() if token in plain}
+    return chosen | fixed | {ids[piece] for piece in kind.close(table["model"], pieces) if piece in ids}
 
 
 def keep_pieces(content: bytes, keep: Sequence[int]) -> bytes:
     """The same tokenizer with the token ids `keep` only, numbered in their order.
 
     Args:
-        content: of tokenizer.json.
+        content: of tokenizer.json, as the library writes it.
         keep: rising, those that `close_pieces` adds among them; ids that no piece has only take up a number.
 
     Raises:
         ConfigError: the vocabulary is of a kind that cannot be trimmed.
         DataError: its ids have gaps, so that the library would number it otherwise.
     """
-    tokenizer = _open(content)
-    table: Table = json.loads(tokenizer.to_str())
+    table: Table = json.loads(content)
     place = {token: number for number, token in enumerate(keep)}
-    _kind(table["model"]).shorten_(table["model"], place)
+    kind, wanted = (
+        _kind(table["model"]),
+        {place[token]: piece for piece, token in _ids(table).items() if token in place},
+    )
+    kind.shorten_(table["model"], place)
     for added in table["added_tokens"]:
         added["id"] = place[added["id"]]
     _renumber_(table["post_processor"], place)
-    made = _open(json.dumps(table).encode())
-    for token, number in place.items():
-        wanted, found = tokenizer.id_to_token(token), made.id_to_token(number)
-        if found != wanted:
+    made = require("tokenizers", "train").Tokenizer.from_str(json.dumps(table))
+    for number in range(len(keep)):
+        if made.id_to_token(number) != wanted.get(number):
             raise DataError(
-                f"tokenizer.json: with fewer pieces, id {number} is {found!r}; expected {wanted!r}, as in one "
-                "whose ids have no gaps; leave languages out"
+                f"tokenizer.json: with fewer pieces, id {number} is {made.id_to_token(number)!r}; expected "
+                f"{wanted.get(number)!r}, as in one whose ids have no gaps; leave languages out"
             )
     return bytes(made.to_str().encode())
 
 
-def _open(content: bytes) -> Any:
-    return require("tokenizers", "train").Tokenizer.from_str(content.decode())
+def _ids(table: Table) -> dict[str, int]:
+    """Every piece, added tokens among them, and its id."""
+    vocab, added = table["model"]["vocab"], {added["content"]: added["id"] for added in table["added_tokens"]}
+    rows = vocab.items() if isinstance(vocab, dict) else ((piece, token) for token, (piece, _) in enumerate(vocab))
+    return added | dict(rows)
 
 
 def _unknown(model: Table) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def clip_tokenizer() -> Any:
     """Bytes as letters, and "</w>" behind the last of a word."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    words = re.findall(r"[^\W\d]+", " ".join(text.lower() for _, text in names()))
+    words = dict.fromkeys(re.findall(r"[^\W\d]+", " ".join(text.lower() for _, text in names())))
     spelt = (byte_level.pre_tokenize_str(word)[0][0] for word in words)
     marked = (word[:-1] + chr(MARKED + letters.index(word[-1])) for word in spelt)
     options: dict[str, Any] = {"normalization_rule_name": "identity", "split_by_unicode_script": False}
