@@ -39,8 +39,8 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
 
     Raises:
         ArtifactError: `out` exists, or `parent` is no checkpoint or is quantized already.
-        ConfigError: `config` names a module or a language that does not exist, or the vocabulary is of a kind that
-            cannot be trimmed.
+        ConfigError: `config` names a module or a language that does not exist, or an imported vocabulary is to be
+            trimmed.
         DataError: the data cannot be used.
     """
     with new_artifact(out) as draft, TemporaryDirectory() as scratch:
