@@ -1,6 +1,5 @@
 """Settings of the `compress` stage."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -56,9 +55,7 @@ class CompressConfig:
     pieces make up at least `coverage` of its text. With `smooth` large channels
     hand their size to the weights before int8, where that helps; with `qat` the model learns with
     weights and fixed ranges rounded. `keep` names modules that stay float32; a name
-    stands for all that lies below it. With any of the `max_` limits int8 becomes a search: the modules
-    that rounding hurts most stay float32 until relative drops of recall@10, size and estimated latency
-    keep to them. Calibration draws `calibration_items` pictures and texts, as many
+    stands for all that lies below it. Calibration draws `calibration_items` pictures and texts, as many
     of each language, from `data`, where all text and pictures to learn from come from too: "emoji", of
     which only what was trained on is taken, or a folder with images and captions. `ledger_texts` of
     every language measure what each step cost; 0 leaves that out.
@@ -75,10 +72,6 @@ class CompressConfig:
     smooth: bool = False
     qat: bool = False
     keep: tuple[str, ...] = ()
-    max_drop: float | None = None
-    max_drop_worst_language: float | None = None
-    max_size_mb: float | None = None
-    max_latency_ratio: float | None = None
     calibration_items: int = 256
     ledger_texts: int = 40
     seed: int = 0
@@ -91,11 +84,6 @@ class CompressConfig:
             raise ValueError(f"student is {self.student!r}; expected medium, small or tiny")
         if self.student and not self.distill:
             raise ValueError("a student without a teacher; expected one; set distill to a checkpoint")
-        limits = (self.max_drop, self.max_drop_worst_language, self.max_size_mb, self.max_latency_ratio)
-        if not all(limit is None or (math.isfinite(limit) and limit >= 0) for limit in limits):
-            raise ValueError(f"limits {limits} of a budget; expected numbers from 0")
-        if any(limit is not None for limit in limits) and not self.int8:
-            raise ValueError("a budget to search in without int8; expected both; set int8 = true")
         for name in ("smooth", "qat"):
             if getattr(self, name) and not self.int8:
                 raise ValueError(f"{name} without int8; expected both; set int8 = true")

@@ -1,7 +1,7 @@
 """From a float checkpoint to an int8 one: smooth, plan, calibrate, round."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -14,6 +14,7 @@ from dmedge.compress.observe import observe_ranges
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
 from dmedge.compress.smooth import smooth_
+from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 BATCH = 64
 
 Tune = Callable[[DualEncoder, Mapping[str, Scheme], Mapping[str, Range]], DualEncoder]
-Choose = Callable[[Checkpoint, Mapping[str, Scheme], Mapping[str, Range]], Sequence[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +37,12 @@ class Quantized:
 
 
 def quantize_checkpoint(
-    checkpoint: Checkpoint,
-    config: CompressConfig,
-    calibration: CalibrationSet,
-    *,
-    tune: Tune | None = None,
-    choose: Choose | None = None,
+    checkpoint: Checkpoint, config: CompressConfig, calibration: CalibrationSet, tune: Tune | None = None
 ) -> Quantized:
     """Plan, calibrate and round; `checkpoint` itself is left as it was.
 
     Args:
         tune: changes the weights before they are rounded, knowing the plan and the ranges.
-        choose: returns more modules to keep in float32, knowing the model as it will be rounded.
 
     Raises:
         ConfigError: `config.keep` names no module of the model.
@@ -59,13 +53,10 @@ def quantize_checkpoint(
     dynamic = [name for name, scheme in plan.items() if scheme == "int8_dynamic"]
     smoothed = {}
     if config.smooth:
-        smoothed = smooth_(model, lambda whole: calibration_outputs(checkpoint, calibration, whole), dynamic)
+        smoothed = smooth_(model, lambda whole: _run(whole, checkpoint.tokenizer, calibration), dynamic)
     points = [name for name in plan if name.endswith("_point")]
     logger.info("calibrating %d activations with %d items", len(points), len(calibration.items))
     ranges = observe_ranges(model, points, _batches(calibration))
-    if choose is not None:
-        chosen = choose(replace(checkpoint, model=model.eval()), plan, ranges)
-        plan = plan_precision(model, (*config.keep, *chosen))
     if tune is not None:
         model = tune(model, plan, ranges)
     quantize_(model, plan, ranges)
@@ -73,16 +64,12 @@ def quantize_checkpoint(
     return Quantized(rounded, plan, smoothed)
 
 
-@torch.no_grad()
-def calibration_outputs(checkpoint: Checkpoint, calibration: CalibrationSet, model: DualEncoder) -> list[Tensor]:
-    """What `model`, in the place of that of `checkpoint`, makes of the calibration data: all its outputs."""
-    images = [model.encode_image(pixels) for pixels in _batches(calibration)]
-    ids, mask = (torch.from_numpy(array) for array in checkpoint.tokenizer.batch(calibration.texts))
-    text, tokens = model.encode_text(ids, mask)
-    outputs = [torch.cat([image for image, _ in images]), text]
+def _run(model: DualEncoder, tokenizer: AnyTokenizer, calibration: CalibrationSet) -> None:
+    patches = torch.cat([model.encode_image(pixels)[1] for pixels in _batches(calibration)])
+    ids, mask = (torch.from_numpy(array) for array in tokenizer.batch(calibration.texts))
+    _, tokens = model.encode_text(ids, mask)
     if model.fusion is not None:
-        outputs += model.fuse(torch.cat([patches for _, patches in images]), tokens, mask)
-    return outputs
+        model.fuse(patches, tokens, mask)
 
 
 def _batches(calibration: CalibrationSet) -> Iterator[Tensor]:

@@ -7,15 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from dmedge.artifact import Artifact, Draft, new_artifact
-from dmedge.compress.budget import limits_of
-from dmedge.compress.calibration import CalibrationSet, draw_calibration
+from dmedge.compress.calibration import draw_calibration
 from dmedge.compress.config import CompressConfig
-from dmedge.compress.corpus import TEXTS_PER_LANGUAGE, choose_languages, validation_set
-from dmedge.compress.int8 import calibration_outputs, fidelity, quantize_checkpoint
+from dmedge.compress.corpus import choose_languages, validation_set
+from dmedge.compress.int8 import fidelity, quantize_checkpoint
 from dmedge.compress.ledger import LedgerLine, ledger_line, write_ledger
 from dmedge.compress.trim import trim_languages
 from dmedge.data.evalset import EvalSet
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompressConfig", "compress_artifact"]
 
-CALIBRATION, VOCABULARY, LEDGER, SEARCH = "calibration.json", "vocabulary.json", "ledger.json", "search.json"
+CALIBRATION, VOCABULARY, LEDGER = "calibration.json", "vocabulary.json", "ledger.json"
 STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
 PARENT = "parent"  # as a teacher: the checkpoint that is compressed
 
@@ -179,48 +177,12 @@ def _quantize_(work: Work, draft: Draft) -> None:
     calibration = draw_calibration(work.config, work.checkpoint.preprocess)
     calibration.write(draft.path / CALIBRATION)
     tune = (lambda *given: _learn_rounded(work, *given)) if work.config.qat else None
-    choose = (lambda *given: _search(work, draft, calibration, *given)) if limits_of(work.config) else None
-    found = quantize_checkpoint(work.checkpoint, work.config, calibration, tune=tune, choose=choose)
+    found = quantize_checkpoint(work.checkpoint, work.config, calibration, tune)
     work.summary |= fidelity(work.checkpoint, found.checkpoint, calibration)
     if work.config.smooth:
         work.summary["smoothed"] = {name: round(gain, 2) for name, gain in found.smoothed.items()}
     work.checkpoint, work.precision = found.checkpoint, dict(found.plan)
     work.write_down("int8, trained" if work.config.qat else "int8")
-
-
-def _search(
-    work: Work,
-    draft: Draft,
-    calibration: CalibrationSet,
-    folded: Checkpoint,
-    plan: Mapping[str, Scheme],
-    ranges: Mapping[str, Range],
-) -> tuple[str, ...]:
-    """The modules that the search keeps in float32; how it came to them is written down."""
-    from dmedge.compress.cost_table import cost_table
-    from dmedge.compress.search import Search, search_plan
-    from dmedge.compress.sensitivity import sensitivity_db
-
-    limits = limits_of(work.config)
-    assert limits is not None
-    data = validation_set(work.config.data, work.config.seed, work.config.ledger_texts or TEXTS_PER_LANGUAGE)
-    if work.counted:
-        data = data.subset(np.array([tag in work.counted for tag in data.languages], bool))
-    search = Search(
-        checkpoint=folded,
-        always=work.config.keep,
-        ranges=ranges,
-        sensitivity=sensitivity_db(
-            folded.model, plan, ranges, lambda model: calibration_outputs(folded, calibration, model)
-        ),
-        costs=cost_table(folded.model),
-        data=data,
-        limits=limits,
-    )
-    keep = search_plan(search)
-    search.write(draft.path / SEARCH)
-    work.summary["search"] = {"trials": len(search.trials), "keep": list(keep), "limits": limits.given()}
-    return keep
 
 
 def _learn_rounded(

@@ -44,16 +44,6 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 @click.option("--int8", is_flag=True, default=None, help="Quantize weights and activations to int8.")
 @click.option("--smooth", is_flag=True, default=None, help="With --int8: even out large channels where that helps.")
 @click.option("--qat", is_flag=True, default=None, help="With --int8: train for some steps with everything rounded.")
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(min=0),
-    help="With --int8: share of the mean recall@10 that may be lost; what costs most stays float32.",
-)
-@click.option("--max-drop-worst-language", type=click.FloatRange(min=0), help="The same for every language.")
-@click.option("--max-size-mb", type=click.FloatRange(min=0), help="Weights on disk, at most, in such a search.")
-@click.option(
-    "--max-latency-ratio", type=click.FloatRange(min=0), help="Of the float model's estimated time on this host."
-)
 @out_option
 @click.option(
     "--keep", multiple=True, metavar="MODULE", help="Leave a module, and all below it, in float32; repeatable."
@@ -133,8 +123,6 @@ def print_result(artifact: Artifact) -> None:
         click.echo(
             f"  in int8     {facts['parameter_share_int8']:.1%} of parameters, {facts['mac_share_int8']:.1%} of MACs"
         )
-        if "search" in facts:
-            click.echo(search_table(artifact))
         click.echo(f"  SQNR        image {facts['image_sqnr_db']} dB, text {facts['text_sqnr_db']} dB")
         click.echo(f"  calibrated  {facts['calibration_items']} items in {facts['calibration_languages']} languages")
 
@@ -153,24 +141,6 @@ def ledger_table(lines: Sequence[Mapping[str, Any]]) -> str:
         for line in lines
     ]
     return text_table(["  step", "parameters", "MACs", "weights", "recall@10", "worst language"], rows)
-
-
-def search_table(artifact: Artifact) -> str:
-    """The plans that were tried, and which is taken."""
-    found = json.loads(artifact.file("search.json").read_text(encoding="utf-8"))
-    rows = [
-        [
-            f"  {', '.join(trial['keep']) or 'nothing'}",
-            f"{trial['size_mb']:.2f} MB",
-            f"{trial['recall_at_10']:.4f} ({trial['drop']:+.2%})",
-            f"{trial['worst_language']} ({trial['drop_worst_language']:+.2%})",
-            f"{trial['latency_ratio']:.2f}",
-            ", ".join(trial["misses"]) or "fits",
-        ]
-        for trial in found["trials"]
-    ]
-    names = ["  stays float32", "size", "recall@10 (lost)", "worst language (lost)", "latency, estimated", ""]
-    return text_table(names, rows)
 
 
 def language_table(artifact: Artifact) -> str:

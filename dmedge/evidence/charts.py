@@ -176,26 +176,6 @@ def latency_chart(artifact_ms: NDArray[np.float64], fp32_ms: NDArray[np.float64]
     return _svg(width, height, parts, "Distribution of latency")
 
 
-def sensitivity_chart(decibels: Mapping[str, float], kept: Sequence[str]) -> str:
-    """One bar per part of a model: the signal to noise ratio with that part alone rounded; those kept are marked."""
-    row, left, width, right, top = 18.0, 184.0, 520.0, 118.0, 20.0
-    span, end = width - left - right, max(10.0, *decibels.values())
-    height = top + row * len(decibels) + 4
-    parts = [_line(left + tick / end * span, top - 4, left + tick / end * span, height, "grid") for tick in ticks(end)]
-    parts += [_text(left + tick / end * span, top - 8, f"{tick:g} dB", "tick middle") for tick in ticks(end)]
-    for index, (name, value) in enumerate(decibels.items()):
-        y, shade = top + row * index, "baseline" if name in kept else "artifact"
-        parts.append(_text(left - 8, y + 12, name, "label end"))
-        size = max(1.0, max(0.0, value) / end * span)
-        parts.append(
-            f'<rect class="area {shade}" x="{left:.1f}" y="{y + 3:.1f}" rx="2" width="{size:.1f}" '
-            f'height="{row - 6:.0f}"/>'
-        )
-        words = f"{value:.1f}, stays float32" if name in kept else f"{value:.1f}"
-        parts.append(_text(left + size + 6, y + 12, words, "tick"))
-    return _svg(width, height, parts, "Sensitivity to rounding")
-
-
 def lineage_chart(nodes: Sequence[Node]) -> str:
     """Artifacts from left to right, each with lines from its parents."""
     box, tall, gap_x, gap_y = 190.0, 48.0, 60.0, 20.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from dmedge.errors import ArtifactError
 from dmedge.evidence.report_data import Collection, collect
 from dmedge.evidence.report_details import fidelity, latency, lineage, method
-from dmedge.evidence.report_ledger import ledgers, searches
+from dmedge.evidence.report_ledger import ledgers
 from dmedge.evidence.report_sections import budgets, header, headline, languages, recalls, sizes
 from dmedge.evidence.report_style import STYLE
 
@@ -41,7 +41,6 @@ def render(collection: Collection) -> str:
         headline(collection),
         sizes(verified),
         ledgers(collection),
-        searches(collection),
         *(languages(entry) for entry in verified),
         *(recalls(entry) for entry in verified),
         *(latency(entry) for entry in timed),

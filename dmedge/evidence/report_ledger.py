@@ -1,15 +1,11 @@
 """What compression cost and bought, step by step, as the checkpoints that it made have written it down."""
 
-import json
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from dmedge.evidence.charts import sensitivity_chart
 from dmedge.evidence.report_data import Collection
-from dmedge.evidence.report_text import bytes_text, figure, percent, section, table
-
-SEARCH = "search.json"
+from dmedge.evidence.report_text import bytes_text, figure, section, table
 
 
 def ledgers(collection: Collection) -> str:
@@ -31,34 +27,6 @@ def _ledger(name: str, lines: Any) -> str:
         "image on validation data, which no bundle is judged by, over the languages that are kept."
     )
     return section(f"{escape(name)}: what each step cost", table(names, rows), note=note)
-
-
-def searches(collection: Collection) -> str:
-    """Sensitivity and trials of every search for a plan inside a budget."""
-    found = [
-        (root.name, json.loads((root / SEARCH).read_text(encoding="utf-8")))
-        for root, manifest in collection.manifests.values()
-        if manifest.stage == "compress" and SEARCH in manifest.files
-    ]
-    return "".join(_search(name, table) for name, table in found)
-
-
-def _search(name: str, found: Mapping[str, Any]) -> str:
-    names = ["stays float32", "weights", "recall@10 lost", "most lost in", "latency, estimated", "misses"]
-    rows = [
-        [
-            escape(", ".join(trial["keep"]) or "nothing"),
-            f"{trial['size_mb']:.2f} MB",
-            percent(trial["drop"]),
-            f"{escape(trial['worst_language'])} {percent(trial['drop_worst_language'])}",
-            f"{trial['latency_ratio']:.2f}×",
-            escape(", ".join(trial["misses"]) or "nothing"),
-        ]
-        for trial in found["trials"]
-    ]
-    note = "Signal to noise ratio of the outputs with one part alone rounded to int8: the shorter, the more it hurts."
-    body = sensitivity_chart(found["sensitivity_db"], found["keep"]) + table(names, rows)
-    return section(f"{escape(name)}: which parts rounding hurts", body, note=note)
 
 
 def _costs(line: Mapping[str, Any], start: Mapping[str, Any]) -> list[str]:
