@@ -178,10 +178,10 @@ def _search_(work: Work, draft: Draft, calibration: CalibrationSet) -> CompressC
     if budget is None:
         return work.config
     from dmedge.compress.judge import Question
-    from dmedge.compress.search import search_plan
+    from dmedge.compress.search import fitting_search
 
     data = validation_set(work.config.data, work.config.seed, work.config.search_texts)
-    search = search_plan(Question(work.checkpoint, work.config, budget, calibration, data, work.counted))
+    search = fitting_search(Question(work.checkpoint, work.config, budget, calibration, data, work.counted))
     search.write(draft.path / SEARCH)
     work.summary["search"] = search.summary()
     return replace(work.config, keep=(*work.config.keep, *search.best.kept))

@@ -68,10 +68,9 @@ class Search:
 
 
 def search_plan(question: Question) -> Search:
-    """Search for the plan that gives back the least and keeps the budget.
+    """Try plans, each of which gives back more than the one before, until one keeps the budget, or all did not.
 
     Raises:
-        VerifyError: no plan keeps the budget; the message names the best that was found.
         ConfigError: there is nothing to quantize that recall would see.
         DataError: the float model finds nothing, so it has nothing to lose.
         DmedgeError: neural-compressor is not installed.
@@ -94,9 +93,19 @@ def search_plan(question: Question) -> Search:
         )
         loss = tolerable_loss(question.budget)
         autotune_plans(checkpoint.model, variants, judge.carry_out, judge.evaluate, loss)
-    search = Search(question.budget, question.data, judge.baseline, sensitivity, judge.trials)
+    return Search(question.budget, question.data, judge.baseline, sensitivity, judge.trials)
+
+
+def fitting_search(question: Question) -> Search:
+    """`search_plan`, whose best plan keeps the budget.
+
+    Raises:
+        VerifyError: no plan keeps it; the message names the best that was found.
+        DmedgeError: as `search_plan` does.
+    """
+    search = search_plan(question)
     if not search.best.fits:
-        raise VerifyError(miss_message(search, config.keep))
+        raise VerifyError(miss_message(search, question.config.keep))
     return search
 
 
