@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from dmedge.artifact import Artifact, Draft, new_artifact
-from dmedge.compress.calibration import draw_calibration
+from dmedge.compress.budget import asked_budget
+from dmedge.compress.calibration import CalibrationSet, draw_calibration
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import choose_languages, validation_set
 from dmedge.compress.int8 import fidelity, quantize_checkpoint
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompressConfig", "compress_artifact"]
 
-CALIBRATION, VOCABULARY, LEDGER = "calibration.json", "vocabulary.json", "ledger.json"
+CALIBRATION, VOCABULARY, LEDGER, SEARCH = "calibration.json", "vocabulary.json", "ledger.json", "search.json"
 STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
 PARENT = "parent"  # as a teacher: the checkpoint that is compressed
 
@@ -73,6 +74,7 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
         ArtifactError: `out` exists, or `parent` is no checkpoint or is quantized already; or the teacher is none.
         ConfigError: `config` names a module or a language that does not exist, or does not fit the model.
         DataError: the data cannot be used.
+        VerifyError: no plan keeps the limits that `config` sets.
     """
     with new_artifact(out) as draft, TemporaryDirectory() as scratch:
         work = _begin(parent, config, out)
@@ -176,13 +178,29 @@ def _trim_(work: Work, draft: Draft, scratch: Path) -> None:
 def _quantize_(work: Work, draft: Draft) -> None:
     calibration = draw_calibration(work.config, work.checkpoint.preprocess)
     calibration.write(draft.path / CALIBRATION)
-    tune = (lambda *given: _learn_rounded(work, *given)) if work.config.qat else None
-    found = quantize_checkpoint(work.checkpoint, work.config, calibration, tune)
+    config = _search_(work, draft, calibration)
+    tune = (lambda *given: _learn_rounded(work, *given)) if config.qat else None
+    found = quantize_checkpoint(work.checkpoint, config, calibration, tune)
     work.summary |= fidelity(work.checkpoint, found.checkpoint, calibration)
     if work.config.smooth:
         work.summary["smoothed"] = {name: round(gain, 2) for name, gain in found.smoothed.items()}
     work.checkpoint, work.precision = found.checkpoint, dict(found.plan)
     work.write_down("int8, trained" if work.config.qat else "int8")
+
+
+def _search_(work: Work, draft: Draft, calibration: CalibrationSet) -> CompressConfig:
+    """The settings with the plan that keeps the budget, if there is one to keep."""
+    budget = asked_budget(work.config)
+    if budget is None:
+        return work.config
+    from dmedge.compress.judge import Question
+    from dmedge.compress.search import fitting_search
+
+    data = validation_set(work.config.data, work.config.seed, work.config.search_texts)
+    search = fitting_search(Question(work.checkpoint, work.config, budget, calibration, data, work.counted))
+    search.write(draft.path / SEARCH)
+    work.summary["search"] = search.summary()
+    return replace(work.config, keep=(*work.config.keep, *search.best.kept))
 
 
 def _learn_rounded(
