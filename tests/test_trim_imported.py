@@ -23,6 +23,7 @@ from dmedge.compress import sentencepiece_model, tokenizer_json
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.recipe import VOCABULARY, compress_artifact
 from dmedge.compress.token_rows import keep_rows, reserved_rows, token_table
+from dmedge.compress.trim import trim_languages
 from dmedge.compress.vocabulary import count_pieces, kept_pieces, trim_vocabulary
 from dmedge.data.hf_tokenizer import VOCABULARIES, HfTokenizer
 from dmedge.data.transforms import Preprocess
@@ -394,7 +395,8 @@ def test_pictures_are_embedded_once(
         return original(self, images)
 
     monkeypatch.setattr(LiveEncoder, "images", count)
-    compress_artifact(imported("siglip2"), CompressConfig(languages=("en",), data=str(captions)), tmp_path / "out")
+    config = CompressConfig(languages=("en",), data=str(captions))
+    trim_languages(load_checkpoint(imported("siglip2")), config, tmp_path)
     assert embedded == [12]
 
 
