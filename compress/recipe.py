@@ -57,7 +57,9 @@ class Work:
     @property
     def counted(self) -> frozenset[str]:
         """Languages that the ledger counts: those that are kept, from its first line on."""
-        return frozenset(choose_languages(self.config.languages, self.languages) if self.config.languages else ())
+        if self.data is None or not self.config.languages:
+            return frozenset()
+        return frozenset(choose_languages(self.config.languages, set(self.data.languages)))
 
     def write_down(self, step: str) -> None:
         """Measure the checkpoint as it is now."""

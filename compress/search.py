@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ from dmedge.compress.sensitivity import (
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ConfigError, VerifyError, require
 from dmedge.logs import progress
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +81,10 @@ def search_plan(question: Question) -> Search:
     groups = group_modules([name for name in sides.names if plan[name] != "float32"])
     if not groups:
         raise ConfigError("keep: leaves no module of the embeddings to quantize; expected one at least; keep fewer")
-    with progress("sensitivity", total=len(groups)) as advance:
+    with _one_line_each(), progress("sensitivity", total=len(groups)) as advance:
         sensitivity = measure_sensitivity(checkpoint, config, question.calibration, groups, advance)
     variants = cumulative_variants(sensitivity)
-    with progress("plans", total=len(variants)) as advance:
+    with _one_line_each(), progress("plans", total=len(variants)) as advance:
         judge = Judge(
             question,
             cost_table(checkpoint.model, sides),
@@ -94,6 +93,18 @@ def search_plan(question: Question) -> Search:
         loss = tolerable_loss(question.budget)
         autotune_plans(checkpoint.model, variants, judge.carry_out, judge.evaluate, loss)
     return Search(question.budget, question.data, judge.baseline, sensitivity, judge.trials)
+
+
+@contextmanager
+def _one_line_each() -> Iterator[None]:
+    """Hold back what quantizing says of itself, which it does once for every group and plan."""
+    talker = logging.getLogger("dmedge.compress.int8")
+    level = talker.level
+    talker.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        talker.setLevel(level)
 
 
 def fitting_search(question: Question) -> Search:
@@ -122,8 +133,19 @@ def miss_message(search: Search, keep: Sequence[str]) -> str:
     flags = "".join(f" --keep {name}" for name in (*keep, *best.kept))
     return (
         f"no plan of {len(search.trials)} keeps the budget; the best has {missed} (worst language "
-        f"{best.cost.worst_language}); nothing was written; allow more, or make that plan with --int8{flags}"
+        f"{best.cost.worst_language}){_too_fine(search)}; nothing was written; allow more, or make that plan with "
+        f"--int8{flags}"
     )
+
+
+def _too_fine(search: Search) -> str:
+    """A warning where one text weighs more than the limit of the worst language allows."""
+    tag, limit = search.best.cost.worst_language, search.budget.max_drop_worst_language
+    texts = search.data.languages.count(tag)
+    one_text = 1 / (search.baseline[tag] * texts)
+    if limit is None or limit >= one_text:
+        return ""
+    return f"; one of the {texts} texts in {tag} alone is {one_text:.4f}, so measure on more, with --search-texts"
 
 
 def _miss(budget: Budget, trial: Trial, name: str) -> str:

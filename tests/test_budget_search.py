@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,11 @@ from dmedge.compress.cost_table import INT8_TIME, cost_table
 from dmedge.compress.judge import Question
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.recipe import SEARCH, compress_artifact
-from dmedge.compress.search import Search, search_plan
+from dmedge.compress.search import Search, miss_message, search_plan
 from dmedge.compress.sensitivity import cumulative_variants, embedding_sides, group_modules
 from dmedge.config import load_config
 from dmedge.data.transforms import Preprocess
-from dmedge.errors import ConfigError, VerifyError
+from dmedge.errors import ConfigError, DmedgeError, VerifyError
 from dmedge.evidence.report_search import search_section
 from dmedge.files import digest_file, list_files
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
@@ -35,6 +36,7 @@ from dmedge.training.validation import LiveEncoder
 from tests.tiny_bundles import CONFIG, tiny_model, tiny_tokenizer
 
 PICTURES, TEXTS = 40, 30
+KEPT = ("image", "image_projection", "head")  # leaves the text tower, where less takes less time
 HURT = "text.blocks.0.feed_forward.up"  # by int8, and by nothing else
 COST = PlanCost(size_mb=4, recall_at_10=0.792, drop=0.01, worst_language="sw", worst_drop=0.05, latency_ratio=0.5)
 
@@ -104,7 +106,7 @@ def hopeless(ask: Callable[..., Search]) -> Search:
 
 
 def _settings(folder: Path, **limits: float) -> CompressConfig:
-    return CompressConfig(int8=True, calibration_items=32, ledger_texts=0, data=str(folder), **limits)  # type: ignore[arg-type]
+    return CompressConfig(int8=True, calibration_items=32, ledger_texts=0, keep=KEPT, data=str(folder), **limits)  # type: ignore[arg-type]
 
 
 def test_drops_are_relative_and_from_a_language_that_has_something_to_lose() -> None:
@@ -194,7 +196,9 @@ def test_the_checkpoint_is_the_plan_that_was_chosen(
     plan = artifact.manifest.precision
     kept = {name for name, scheme in plan.items() if scheme == "float32"}
     assert kept and kept == {
-        name for name in plan if any(name == group or name.startswith(f"{group}.") for group in chosen["kept_float32"])
+        name
+        for name in plan
+        if any(name == group or name.startswith(f"{group}.") for group in (*KEPT, *chosen["kept_float32"]))
     }
     assert load_checkpoint(artifact).quantization == plan
     assert artifact.manifest.summary["search"]["trials"] == search["trials"]  # type: ignore[index]
@@ -207,10 +211,18 @@ def test_the_checkpoint_is_the_plan_that_was_chosen(
 def test_an_impossible_budget_leaves_nothing(hurt: Artifact, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
     given = ["compress", str(hurt.root), "--int8", "--max-size-mb", "0.001", "--data", str(folder), "--out", str(out)]
-    result = CliRunner().invoke(cli, [*given, "--calibration", "32"])
+    kept = [argument for name in KEPT for argument in ("--keep", name)]
+    result = CliRunner().invoke(cli, [*given, "--calibration", "32", *kept])
     assert result.exit_code == 3
     assert "no plan of" in result.stderr and "size_mb" in result.stderr and "over by" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_finer_than_one_text_is_called_so(hopeless: Search) -> None:
+    finer = replace(hopeless, budget=Budget(max_drop_worst_language=0.5 / TEXTS, max_size_mb=1e-6))
+    assert "alone is 0.0333, so measure on more" in miss_message(finer, ())
+    coarser = replace(hopeless, budget=Budget(max_drop_worst_language=2 / TEXTS, max_size_mb=1e-6))
+    assert "measure on more" not in miss_message(coarser, ())
 
 
 def test_the_message_says_how_to_make_the_best_plan(hurt: Artifact, folder: Path, tmp_path: Path) -> None:
@@ -234,6 +246,14 @@ def test_the_report_has_a_bar_for_every_group(hopeless: Search) -> None:
     assert "tiny &lt;int8&gt;" in page
     assert page.count("<rect") == len(hopeless.sensitivity)
     assert page.count("<tr>") == 1 + len(hopeless.trials)
+
+
+def test_a_missing_tuner_says_what_to_install(
+    hurt: Artifact, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "neural_compressor.common", None)
+    with pytest.raises(DmedgeError, match=r"pip install 'dmedge\[compress\]'"):
+        compress_artifact(hurt, _settings(folder, max_drop=0.5), tmp_path / "none")
 
 
 def test_a_limit_needs_int8() -> None:

@@ -223,7 +223,7 @@ def test_trimming_twice_is_trimming_once(kind: str, imported: Imported, tmp_path
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_the_stage_saves_loads_and_trims_again(kind: str, imported: Imported, captions: Path, tmp_path: Path) -> None:
-    parent, config = imported(kind), CompressConfig(languages=KEPT, data=str(captions))
+    parent, config = imported(kind), CompressConfig(ledger_texts=0, languages=KEPT, data=str(captions))
     made, again = (compress_artifact(parent, config, tmp_path / name) for name in ("made", "again"))
     assert made.digest == again.digest
     facts, table = made.manifest.summary, json.loads(made.file(VOCABULARY).read_text(encoding="utf-8"))
@@ -240,12 +240,14 @@ def test_the_stage_saves_loads_and_trims_again(kind: str, imported: Imported, ca
     assert min(loss["coverage"] for loss in table.values()) < 0.9
     keep = kept_pieces(before, count_pieces(before.tokenizer, [t for g, t in names()[::12] if g in KEPT]))
     assert_same_where_kept(before, after, keep, texts_in(*KEPT), 200)
-    less = compress_artifact(made, CompressConfig(languages=("en",), data=str(captions)), tmp_path / "less")
+    less = compress_artifact(
+        made, CompressConfig(ledger_texts=0, languages=("en",), data=str(captions)), tmp_path / "less"
+    )
     assert load_checkpoint(less).model.config.vocab_size < len(keep)
 
 
 def test_int8_follows(imported: Imported, captions: Path, tmp_path: Path) -> None:
-    config = CompressConfig(languages=KEPT, data=str(captions), int8=True, calibration_items=6)
+    config = CompressConfig(ledger_texts=0, languages=KEPT, data=str(captions), int8=True, calibration_items=6)
     made = load_checkpoint(compress_artifact(imported("siglip2"), config, tmp_path / "out"))
     table = made.model.state_dict()[token_table(made.model)]
     assert table.dtype == torch.int8
@@ -395,7 +397,7 @@ def test_pictures_are_embedded_once(
         return original(self, images)
 
     monkeypatch.setattr(LiveEncoder, "images", count)
-    config = CompressConfig(languages=("en",), data=str(captions))
+    config = CompressConfig(ledger_texts=0, languages=("en",), data=str(captions))
     trim_languages(load_checkpoint(imported("siglip2")), config, tmp_path)
     assert embedded == [12]
 
@@ -407,7 +409,7 @@ def test_a_full_disk_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("dmedge.compress.trim.Trimmed.write", fail)
-    config = CompressConfig(languages=("en",), data=str(captions))
+    config = CompressConfig(ledger_texts=0, languages=("en",), data=str(captions))
     with pytest.raises(ArtifactError, match="the disk is full; nothing was written"):
         compress_artifact(imported("siglip2"), config, tmp_path / "out")
     assert not list(tmp_path.iterdir())

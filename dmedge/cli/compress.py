@@ -61,6 +61,11 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
     type=click.FloatRange(min=0, min_open=True),
     help="And at most this share of the float time, as estimated from multiply-accumulates.",
 )
+@click.option(
+    "--search-texts",
+    type=click.IntRange(min=1),
+    help="Texts of each language that the search measures recall on [default: 40].",
+)
 @out_option
 @click.option(
     "--keep", multiple=True, metavar="MODULE", help="Leave a module, and all below it, in float32; repeatable."

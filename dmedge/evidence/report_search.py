@@ -39,8 +39,8 @@ def search_section(name: str, search: Mapping[str, Any]) -> str:
     )
     data, baseline = search["data"], search["baseline"]
     note = (
-        f"Limits: {escape(limits)}. Bars: 1 - cosine between embeddings of calibration data before and after, image and "
-        "text added, with only that group in int8; marked groups stay float32 in the plan that was chosen. Recall@10 of "
+        f"Limits: {escape(limits)}. Bars: 1 - cosine between embeddings of calibration data before and after, image "
+        "and text added, with only that group in int8; marked groups stay float32 in the chosen plan. Recall@10 of "
         f"the float model {figure(baseline['recall_at_10'])}, on {data['n_texts']:,} texts and {data['n_images']:,} "
         f"pictures of {escape(data['name'])}; drops are relative to it. Latency is an estimate: "
         f"{escape(search['latency_method'])}."
