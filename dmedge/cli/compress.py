@@ -42,6 +42,7 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
     help="Share of the text of each of them that the pieces left make up [default: 1].",
 )
 @click.option("--int8", is_flag=True, default=None, help="Quantize weights and activations to int8.")
+@click.option("--int4", is_flag=True, default=None, help="As --int8, with 4-bit weights in linear layers, by GPTQ.")
 @click.option("--smooth", is_flag=True, default=None, help="With --int8: even out large channels where that helps.")
 @click.option("--qat", is_flag=True, default=None, help="With --int8: train for some steps with everything rounded.")
 @out_option
@@ -61,7 +62,7 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 def compress(run: Artifact | None, recipe: str | None, out: Path | None, as_json: bool, **flags: Any) -> None:
     """Make the checkpoint RUN smaller and faster [default: the newest float checkpoint under runs/].
 
-    What is asked for is done in this order: distil, prune, trim the vocabulary, int8.
+    What is asked for is done in this order: distil, prune, trim the vocabulary, int8 or int4.
     """
     config = settings(recipe, flags)
     parent = run or default_artifact("checkpoint", accept=is_float, what="float checkpoint")
@@ -87,9 +88,9 @@ def settings(recipe: str | None, flags: Mapping[str, Any]) -> "CompressConfig":
     given = {key: value for key, value in flags.items() if value not in (None, ())}
     if "languages" in given:
         given["languages"] = tuple(tag.strip() for tag in given["languages"].split(",") if tag.strip())
-    if not recipe and not given.keys() & {"distill", "prune", "languages", "int8"}:
+    if not recipe and not given.keys() & {"distill", "prune", "languages", "int8", "int4"}:
         raise click.UsageError(
-            "nothing to do; expected --int8, --languages TAGS, --prune SHARE, --distill TEACHER or --recipe NAME"
+            "nothing to do; expected --int8, --int4, --languages TAGS, --prune SHARE, --distill TEACHER or --recipe NAME"
         )
     table: dict[str, Any] = {}
     if recipe:
@@ -123,6 +124,8 @@ def print_result(artifact: Artifact) -> None:
         click.echo(
             f"  in int8     {facts['parameter_share_int8']:.1%} of parameters, {facts['mac_share_int8']:.1%} of MACs"
         )
+        if facts.get("parameter_share_int4"):
+            click.echo(f"  in int4     {facts['parameter_share_int4']:.1%} of parameters, counted above too")
         click.echo(f"  SQNR        image {facts['image_sqnr_db']} dB, text {facts['text_sqnr_db']} dB")
         click.echo(f"  calibrated  {facts['calibration_items']} items in {facts['calibration_languages']} languages")
 
