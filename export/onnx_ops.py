@@ -1,7 +1,7 @@
 """The integer modules in ONNX: the same integers, in the operations that onnxruntime fuses.
 
 Each module is replaced by one that calls a custom operation, and each custom operation has a
-translation. A linear becomes DynamicQuantizeLinear, MatMulInteger and a scaling, which onnxruntime
+translation, or is one of onnxruntime's own. A linear becomes DynamicQuantizeLinear, MatMulInteger and a scaling, which onnxruntime
 fuses into one kernel; a convolution between activation points becomes QLinearConv, and the addition
 of a residual block QLinearAdd. A linear with 4-bit weights becomes MatMulNBits. Activations are uint8, since the int8 kernels are slow on x86.
 """
@@ -32,9 +32,6 @@ INT8_ACTIVATIONS = 4  # accuracy_level of MatMulNBits: what its kernels multiply
 
 torch.library.define("dmedge::dynamic_linear", "(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
 torch.library.define(
-    "dmedge::int4_linear", "(Tensor x, Tensor weight, Tensor scale, Tensor? bias, int inputs, int outputs) -> Tensor"
-)
-torch.library.define(
     "dmedge::static_conv2d",
     "(Tensor x, Tensor weight, Tensor scale, Tensor bias, Tensor bias_scale, int[] stride, int[] padding) -> Tensor",
 )
@@ -43,12 +40,6 @@ torch.library.define("dmedge::activation", "(Tensor x, Tensor scale, Tensor zero
 
 def _fake_dynamic_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[1]))
-
-
-def _fake_int4_linear(
-    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, inputs: int, outputs: int
-) -> Tensor:
-    return x.new_empty((*x.shape[:-1], outputs))
 
 
 def _fake_static_conv2d(
@@ -68,7 +59,6 @@ def _fake_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 torch.library.register_fake("dmedge::dynamic_linear", _fake_dynamic_linear)
-torch.library.register_fake("dmedge::int4_linear", _fake_int4_linear)
 torch.library.register_fake("dmedge::static_conv2d", _fake_static_conv2d)
 torch.library.register_fake("dmedge::activation", _fake_activation)
 
@@ -91,6 +81,10 @@ class OnnxLinear(nn.Module):
 class OnnxInt4Linear(nn.Module):
     """An `Int4Linear` with its weight the way MatMulNBits wants it, [outputs, groups, bytes of a group]."""
 
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
     def __init__(self, module: Int4Linear) -> None:
         super().__init__()
         self.outputs, self.inputs = module.codes.shape
@@ -100,10 +94,16 @@ class OnnxInt4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., inputs] to [..., outputs]."""
-        result: Tensor = torch.ops.dmedge.int4_linear.default(
-            x, self.weight, self.scale, self.bias, self.inputs, self.outputs
+        attributes = {"K": self.inputs, "N": self.outputs, "bits": 4, "block_size": GROUP}
+        product = torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulNBits",
+            (x, self.weight, self.scale),
+            attributes | {"accuracy_level": INT8_ACTIVATIONS},
+            dtype=x.dtype,
+            shape=(*x.shape[:-1], self.outputs),
+            version=1,
         )
-        return result
+        return product if self.bias is None else product + self.bias
 
 
 class OnnxConv2d(nn.Module):
@@ -161,19 +161,12 @@ def onnx_model(model: DualEncoder) -> DualEncoder:
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Custom operation -> the function that writes it in ONNX operations."""
-    onnxscript: Any = require("onnxscript", "onnx")
-    op, contrib = onnxscript.opset20, onnxscript.values.Opset("com.microsoft", 1)
+    op: Any = require("onnxscript", "onnx").opset20
 
     def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
         codes, codes_scale, codes_zero = op.DynamicQuantizeLinear(x)
         sums = op.Cast(op.MatMulInteger(codes, weight, codes_zero), to=FLOAT)
         product = op.Mul(sums, op.Mul(codes_scale, scale))
-        return product if bias is None else op.Add(product, bias)
-
-    def int4_linear(x: Any, weight: Any, scale: Any, bias: Any = None, inputs: int = 0, outputs: int = 0) -> Any:
-        product = contrib.MatMulNBits(
-            x, weight, scale, K=inputs, N=outputs, bits=4, block_size=GROUP, accuracy_level=INT8_ACTIVATIONS
-        )
         return product if bias is None else op.Add(product, bias)
 
     def static_conv2d(
@@ -189,7 +182,6 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     own = torch.ops.dmedge
     return {
         own.dynamic_linear.default: dynamic_linear,
-        own.int4_linear.default: int4_linear,
         own.static_conv2d.default: static_conv2d,
         own.activation.default: activation,
     }
