@@ -19,7 +19,7 @@ from dmedge.compress.calibration import CalibrationSet
 from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.errors import require
 from dmedge.model.dual import DualEncoder
-from dmedge.model.nibbles import CODE_MAX, CODE_MIN, GROUP, codes_on_grid, short_scale
+from dmedge.model.nibbles import GROUP, codes_on_grid, short_scale
 
 logger = logging.getLogger(__name__)
 BATCH = 64
@@ -101,13 +101,9 @@ def _watch(fit: Any) -> Any:
 def _round(fit: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
     silent = fit.H.diagonal() == 0
     fit.H[silent, silent] = 1  # or weights of inputs that calibration never moved would become 0
-    scale, _, _, rounded = fit.fasterquant(
-        weight.detach().clone(), blocksize=GROUP, percdamp=DAMPING, groupsize=GROUP
-    )
+    scale, _, _, rounded = fit.fasterquant(weight.detach().clone(), blocksize=GROUP, percdamp=DAMPING, groupsize=GROUP)
     fit.free()
-    codes = codes_on_grid(rounded, scale)
-    assert CODE_MIN <= int(codes.min()) and int(codes.max()) <= CODE_MAX
-    return codes, scale.contiguous()
+    return codes_on_grid(rounded, scale), scale.contiguous()
 
 
 def run_unpadded(model: DualEncoder, tokenizer: AnyTokenizer, calibration: CalibrationSet) -> None:

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
-from dmedge.export.onnx_ops import OPSET, OnnxActivation, OnnxConv2d, OnnxInt4Linear, OnnxLinear, onnx_model, translations
+from dmedge.export.onnx_ops import (
+    OPSET,
+    OnnxActivation,
+    OnnxConv2d,
+    OnnxInt4Linear,
+    OnnxLinear,
+    onnx_model,
+    translations,
+)
 from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder

@@ -1,9 +1,10 @@
 """The integer modules in ONNX: the same integers, in the operations that onnxruntime fuses.
 
 Each module is replaced by one that calls a custom operation, and each custom operation has a
-translation, or is one of onnxruntime's own. A linear becomes DynamicQuantizeLinear, MatMulInteger and a scaling, which onnxruntime
-fuses into one kernel; a convolution between activation points becomes QLinearConv, and the addition
-of a residual block QLinearAdd. A linear with 4-bit weights becomes MatMulNBits. Activations are uint8, since the int8 kernels are slow on x86.
+translation, or is one of onnxruntime's own. A linear becomes DynamicQuantizeLinear, MatMulInteger and
+a scaling, which onnxruntime fuses into one kernel, or MatMulNBits where its weights are int4; a
+convolution between activation points becomes QLinearConv, and the addition of a residual block
+QLinearAdd. Activations are uint8, since the int8 kernels are slow on x86.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,17 +89,17 @@ class OnnxInt4Linear(nn.Module):
     def __init__(self, module: Int4Linear) -> None:
         super().__init__()
         self.outputs, self.inputs = module.codes.shape
-        self.register_buffer("weight", module.weight.unflatten(1, (-1, GROUP // 2)).contiguous())
+        self.register_buffer("weight", module.weight.reshape(self.outputs, -1, GROUP // 2))
         self.register_buffer("scale", module.scale)
         self.register_buffer("bias", module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., inputs] to [..., outputs]."""
-        attributes = {"K": self.inputs, "N": self.outputs, "bits": 4, "block_size": GROUP}
+        shape = {"K": self.inputs, "N": self.outputs, "bits": 4, "block_size": GROUP}
         product = torch.onnx.ops.symbolic(
             "com.microsoft::MatMulNBits",
             (x, self.weight, self.scale),
-            attributes | {"accuracy_level": INT8_ACTIVATIONS},
+            {**shape, "accuracy_level": INT8_ACTIVATIONS},
             dtype=x.dtype,
             shape=(*x.shape[:-1], self.outputs),
             version=1,

@@ -48,7 +48,7 @@ from dmedge.model.nibbles import (
 )
 from dmedge.model.quantized import Int4Linear, quantized_shape
 from dmedge.runtime.session import Session, open_session
-from tests.tiny_bundles import CONFIG, example_inputs, tiny_checkpoint, tiny_model
+from tests.tiny_bundles import CONFIG, example_inputs, tiny_checkpoint
 
 __all__ = ["tiny_checkpoint"]  # fixture
 
@@ -105,7 +105,10 @@ def test_even_columns_stand_in_the_lower_half() -> None:
 
 @pytest.mark.parametrize(
     "codes, message",
-    [([[1, 2, 3]], r"got codes \[1, 3\]; expected \[rows, even width\]"), ([[8, 0]], "run from 0 to 8; expected -8..7")],
+    [
+        ([[1, 2, 3]], r"got codes \[1, 3\]; expected \[rows, even width\]"),
+        ([[8, 0]], "run from 0 to 8; expected -8..7"),
+    ],
     ids=["odd", "large"],
 )
 def test_what_does_not_fit_is_refused(codes: list[list[int]], message: str) -> None:
@@ -190,7 +193,7 @@ def _inputs_of(
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(
-            lambda module, inputs, name=name: seen[name].append(inputs[0].flatten(0, -2))  # type: ignore[misc]
+            lambda module, inputs, name=name: seen[name].append(inputs[0].flatten(0, -2))
         )
         for name in names
     ]
@@ -314,8 +317,6 @@ def test_onnx_has_one_operation_for_a_linear(bundle: Artifact, int4_checkpoint: 
         assert not [name for counts in outside["outside"].values() for name in counts if "linear" in name]
         return
     onnx = pytest.importorskip("onnx")
-    nodes = [
-        node for program in bundle.manifest.programs for node in onnx.load(bundle.file(program.file)).graph.node
-    ]
+    nodes = [node for program in bundle.manifest.programs for node in onnx.load(bundle.file(program.file)).graph.node]
     assert sum(node.op_type == "MatMulNBits" for node in nodes) >= len(_linears(load_checkpoint(int4_checkpoint).model))
     assert not [node for node in nodes if node.op_type == "MatMulInteger"]

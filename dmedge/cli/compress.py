@@ -90,7 +90,8 @@ def settings(recipe: str | None, flags: Mapping[str, Any]) -> "CompressConfig":
         given["languages"] = tuple(tag.strip() for tag in given["languages"].split(",") if tag.strip())
     if not recipe and not given.keys() & {"distill", "prune", "languages", "int8", "int4"}:
         raise click.UsageError(
-            "nothing to do; expected --int8, --int4, --languages TAGS, --prune SHARE, --distill TEACHER or --recipe NAME"
+            "nothing to do; expected --int8, --int4, --languages TAGS, --prune SHARE, --distill TEACHER "
+            "or --recipe NAME"
         )
     table: dict[str, Any] = {}
     if recipe:

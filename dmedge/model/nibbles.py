@@ -38,8 +38,7 @@ def round_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
         int8 codes shaped like `weight`, within -8..7, and scales [rows, width / GROUP]: float32 numbers that
         bfloat16 holds exactly, since that is what XNNPACK keeps of them.
     """
-    groups = weight.unflatten(1, (-1, GROUP))
-    largest = groups.abs().amax(-1)
+    largest = weight.reshape(len(weight), -1, GROUP).abs().amax(-1)
     scale = short_scale(torch.where(largest > 0, largest * 2 / (CODE_MAX - CODE_MIN), 1.0))
     return codes_on_grid(weight, scale), scale
 
