@@ -291,6 +291,10 @@ def test_the_integers_arrive_and_are_counted(bundle: Artifact, int4_checkpoint: 
     content = b"".join(bundle.file(name).read_bytes() for name in {p.file for p in bundle.manifest.programs})
     for name, linear in _linears(load_checkpoint(int4_checkpoint).model).items():
         assert linear.weight.numpy().tobytes() in content, name
+        scale = linear.scale
+        if bundle.manifest.target == "android":
+            scale = scale.to(torch.bfloat16).view(torch.int16)
+        assert scale.numpy().tobytes() in content, name
     assert bundle.manifest.summary["precision"] == "int8, and linear layers in int4"
     assert 0 < bundle.manifest.summary["parameter_share_int4"] < 1  # type: ignore[operator]
 
