@@ -52,14 +52,16 @@ class CompressConfig:
     that share of the channels, hidden units and heads out of both towers, the least important of all
     ("global") or of each module ("layer"), and lets the rest recover; `learn` says how. `languages`
     trims the vocabulary to the pieces that text in these languages uses; for each of them the kept
-    pieces make up at least `coverage` of its text. With `smooth` large channels
-    hand their size to the weights before int8, where that helps; with `qat` the model learns with
-    weights and fixed ranges rounded. `keep` names modules that stay float32; a name
-    stands for all that lies below it. Calibration draws `calibration_items` pictures and texts, as many
-    of each language, from `data`, where all text and pictures to learn from come from too: "emoji", of
-    which only what was trained on is taken, or a folder with images and captions. `ledger_texts` of
-    every language measure what each step cost; 0 leaves that out. Any of the `max_*` limits has int8 search
-    for a plan that keeps them all, by relative drops of recall on `search_texts` of every language.
+    pieces make up at least `coverage` of its text. With `smooth` large channels hand their size to the
+    weights before int8, where that helps; with `qat` the model learns with weights and fixed ranges
+    rounded. `int4` is int8, which it sets too, with 4-bit weights in linears. `keep` names modules that
+    stay float32; a name stands for all that lies below it. Any of the `max_*` limits has int8 search for
+    a plan that keeps them all, by relative drops of recall on `search_texts` of every language.
+
+    Calibration draws `calibration_items` pictures and texts, as many of each language, from `data`, where
+    all text and pictures to learn from come from too: "emoji", of which only what was trained on is
+    taken, or a folder with images and captions. `ledger_texts` of every language measure what each step
+    cost; 0 leaves that out.
     """
 
     student: StudentSize = ""
@@ -70,6 +72,7 @@ class CompressConfig:
     languages: tuple[str, ...] = ()
     coverage: float = 1.0
     int8: bool = False
+    int4: bool = False
     smooth: bool = False
     qat: bool = False
     keep: tuple[str, ...] = ()
@@ -84,6 +87,8 @@ class CompressConfig:
     data: str = "emoji"
 
     def __post_init__(self) -> None:
+        if self.int4:
+            object.__setattr__(self, "int8", True)
         if not any((self.student, self.distill, self.prune, self.languages, self.int8)):
             raise ValueError("there is nothing to do; set int8 = true, languages, prune, distill or student")
         if self.student not in get_args(StudentSize):
@@ -93,6 +98,8 @@ class CompressConfig:
         for name in ("smooth", "qat"):
             if getattr(self, name) and not self.int8:
                 raise ValueError(f"{name} without int8; expected both; set int8 = true")
+        if self.qat and self.int4:
+            raise ValueError("qat with int4; expected one of them: GPTQ fits 4-bit weights; leave out qat")
         if not 0 <= self.prune < 1:
             raise ValueError(f"prune is {self.prune}; expected a share from 0 to below 1")
         if self.prune_scope not in get_args(PruneScope):
@@ -118,6 +125,8 @@ def _check_budget(config: CompressConfig) -> None:
     for name, limit in limits.items():
         if not config.int8:
             raise ValueError(f"{name} without int8; expected both; set int8 = true")
+        if config.int4:
+            raise ValueError(f"{name} with int4; expected one of them: the search is over int8 plans; leave out int4")
         if config.qat:
             raise ValueError(f"{name} with qat; expected one of them; search first, then train with the plan as keep")
         if name.startswith("max_drop") and not 0 <= limit < 1:
@@ -135,6 +144,6 @@ def artifact_name(settings: Mapping[str, object]) -> str:
         str(size): settings.get("distill"),
         "pruned": settings.get("prune"),
         "trimmed": settings.get("languages"),
-        "int8": settings.get("int8"),
+        "int4" if settings.get("int4") else "int8": settings.get("int8"),
     }
     return "-".join(part for part, is_asked in parts.items() if is_asked) or "compressed"

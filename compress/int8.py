@@ -1,4 +1,4 @@
-"""From a float checkpoint to an int8 one: smooth, plan, calibrate, round."""
+"""From a float checkpoint to an int8 one, or one with int4 in it: smooth, plan, calibrate, round."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dmedge.compress.calibration import CalibrationSet
 from dmedge.compress.config import CompressConfig
+from dmedge.compress.gptq import fit_groups
 from dmedge.compress.observe import observe_ranges
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
@@ -46,10 +47,11 @@ def quantize_checkpoint(
 
     Raises:
         ConfigError: `config.keep` names no module of the model.
+        DmedgeError: int4 is asked for, and neural-compressor is not installed.
     """
     model = deepcopy(checkpoint.model)
     fold_batch_norm_(model)
-    plan = plan_precision(model, config.keep)
+    plan = plan_precision(model, config.keep, int4=config.int4)
     dynamic = [name for name, scheme in plan.items() if scheme == "int8_dynamic"]
     smoothed = {}
     if config.smooth:
@@ -59,7 +61,9 @@ def quantize_checkpoint(
     ranges = observe_ranges(model, points, _batches(calibration))
     if tune is not None:
         model = tune(model, plan, ranges)
-    quantize_(model, plan, ranges)
+    linears = [name for name, scheme in plan.items() if scheme == "int4_groups"]
+    groups = fit_groups(model, linears, checkpoint.tokenizer, calibration) if linears else {}
+    quantize_(model, plan, ranges, groups)
     rounded = replace(checkpoint, model=model.eval().requires_grad_(False), quantization=plan)
     return Quantized(rounded, plan, smoothed)
 
@@ -87,6 +91,7 @@ def fidelity(before: Checkpoint, after: Checkpoint, calibration: CalibrationSet)
     costs = count_costs(after.model)
     return {
         "parameter_share_int8": round(costs.parameter_share_int8, 4),
+        "parameter_share_int4": round(costs.parameter_share_int4, 4),
         "mac_share_int8": round(costs.mac_share_int8, 4),
         "image_sqnr_db": round(sqnr_db(*images), 2),
         "text_sqnr_db": round(sqnr_db(*texts), 2),

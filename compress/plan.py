@@ -9,6 +9,7 @@ from dmedge.config import near_match
 from dmedge.errors import ConfigError
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import ConvNet, ConvNorm
+from dmedge.model.nibbles import GROUP
 from dmedge.model.quantized import Scheme
 
 # Dynamic ranges cost a transformer nothing and need no calibration; a convolution is only fast
@@ -27,12 +28,13 @@ class ConvSite(NamedTuple):
     output_points: tuple[str, ...]
 
 
-def plan_precision(model: DualEncoder, keep: Sequence[str] = ()) -> dict[str, Scheme]:
+def plan_precision(model: DualEncoder, keep: Sequence[str] = (), *, int4: bool = False) -> dict[str, Scheme]:
     """Choose the scheme of every embedding, linear and convolution, and of the activation points.
 
     Args:
         model: with batch normalisation folded.
         keep: modules that stay float32, with all that lies below them.
+        int4: give linears 4-bit weights where their inputs divide into groups; the others stay int8.
 
     Raises:
         ConfigError: a kept module does not exist, or holds nothing that would be quantized.
@@ -40,6 +42,8 @@ def plan_precision(model: DualEncoder, keep: Sequence[str] = ()) -> dict[str, Sc
     plan: dict[str, Scheme] = {
         name: SCHEMES[type(module)] for name, module in model.named_modules() if type(module) in SCHEMES
     }
+    if int4:
+        plan |= {name: "int4_groups" for name, scheme in plan.items() if _takes_int4(model.get_submodule(name), scheme)}
     sites = conv_sites(model)
     plan |= {name: "float32" for name, scheme in plan.items() if scheme == "int8_static" and name not in sites}
     for kept in keep:
@@ -51,6 +55,10 @@ def plan_precision(model: DualEncoder, keep: Sequence[str] = ()) -> dict[str, Sc
         if plan[name] == "int8_static":
             plan |= dict.fromkeys((site.input_point, *site.output_points), "int8_static")
     return plan
+
+
+def _takes_int4(module: nn.Module, scheme: Scheme) -> bool:
+    return scheme == "int8_dynamic" and isinstance(module, nn.Linear) and module.in_features % GROUP == 0
 
 
 def conv_sites(model: DualEncoder) -> dict[str, ConvSite]:

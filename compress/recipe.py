@@ -187,7 +187,8 @@ def _quantize_(work: Work, draft: Draft) -> None:
     if work.config.smooth:
         work.summary["smoothed"] = {name: round(gain, 2) for name, gain in found.smoothed.items()}
     work.checkpoint, work.precision = found.checkpoint, dict(found.plan)
-    work.write_down("int8, trained" if work.config.qat else "int8")
+    step = "int4" if work.config.int4 else "int8"
+    work.write_down(f"{step}, trained" if work.config.qat else step)
 
 
 def _search_(work: Work, draft: Draft, calibration: CalibrationSet) -> CompressConfig:

@@ -119,7 +119,9 @@ def _write_beside(root: Path, parent: Artifact, checkpoint: Checkpoint, config: 
 
 
 def _precision(checkpoint: Checkpoint) -> str:
-    return "float32" if checkpoint.quantization is None else "int8"
+    if checkpoint.quantization is None:
+        return "float32"
+    return "int8, and linear layers in int4" if "int4_groups" in checkpoint.quantization.values() else "int8"
 
 
 def _summary(checkpoint: Checkpoint, lowering: Lowering, parity: ParityReport) -> dict[str, object]:
@@ -128,6 +130,7 @@ def _summary(checkpoint: Checkpoint, lowering: Lowering, parity: ParityReport) -
         "precision": _precision(checkpoint),
         "parameters": costs.parameters,
         "parameter_share_int8": round(costs.parameter_share_int8, 4),
+        "parameter_share_int4": round(costs.parameter_share_int4, 4),
         "mac_share_int8": round(costs.mac_share_int8, 4),
         "lowering": {"delegated": lowering.delegated, **lowering.facts},
         "parity": {name: _brief(row.max_error) for name, row in parity.programs.items()},

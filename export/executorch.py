@@ -15,7 +15,7 @@ from dmedge.errors import ExportError, require
 from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
-from dmedge.model.quantized import ActivationPoint, DynamicLinear, QuantConv2d, QuantEmbedding
+from dmedge.model.quantized import ActivationPoint, DynamicLinear, Int4Linear, QuantConv2d, QuantEmbedding
 
 # What costs time, or belongs to the integer arithmetic: none of it may be left to the portable kernels.
 _CONVERSIONS = ("quantize_per", "dequantize_per", "choose_qparams")
@@ -150,7 +150,7 @@ def check_integers(model: DualEncoder, path: Path) -> None:
     """
     content = path.read_bytes()
     for name, module in model.named_modules():
-        if not isinstance(module, (QuantEmbedding, DynamicLinear, QuantConv2d, ActivationPoint)):
+        if not isinstance(module, (QuantEmbedding, DynamicLinear, Int4Linear, QuantConv2d, ActivationPoint)):
             continue
         if stored_bytes(module) not in content:
             raise ExportError(f"{name}: its integers are not in the .pte as they are in the checkpoint; report this")

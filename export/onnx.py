@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
-from dmedge.export.onnx_ops import OPSET, OnnxActivation, OnnxConv2d, OnnxLinear, onnx_model, translations
+from dmedge.export.onnx_ops import (
+    OPSET,
+    OnnxActivation,
+    OnnxConv2d,
+    OnnxInt4Linear,
+    OnnxLinear,
+    onnx_model,
+    translations,
+)
 from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
@@ -18,7 +26,7 @@ from dmedge.model.quantized import QuantEmbedding
 
 MAX_BATCH = 65_536
 PREFIX = "model."  # of every initializer: the name of the model in `ProgramModule`
-INTEGERS = (torch.int8, torch.int32)
+INTEGERS = (torch.int8, torch.int32, torch.uint8)
 
 
 def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
@@ -107,7 +115,7 @@ def check_integers(exported: DualEncoder, paths: Sequence[Path]) -> None:
     for name, module in exported.named_modules():
         if isinstance(module, OnnxActivation):
             is_found = (module.scale.item(), int(module.zero_point.item())) in ranges
-        elif isinstance(module, (OnnxLinear, OnnxConv2d, QuantEmbedding)):
+        elif isinstance(module, (OnnxLinear, OnnxInt4Linear, OnnxConv2d, QuantEmbedding)):
             is_found = all(
                 _is_stored(f"{PREFIX}{name}.{key}", tensor.numpy(), tensors)
                 for key, tensor in module.state_dict().items()

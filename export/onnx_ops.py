@@ -1,9 +1,10 @@
 """The integer modules in ONNX: the same integers, in the operations that onnxruntime fuses.
 
 Each module is replaced by one that calls a custom operation, and each custom operation has a
-translation. A linear becomes DynamicQuantizeLinear, MatMulInteger and a scaling, which onnxruntime
-fuses into one kernel; a convolution between activation points becomes QLinearConv, and the addition
-of a residual block QLinearAdd. Activations are uint8, since the int8 kernels are slow on x86.
+translation, or is one of onnxruntime's own. A linear becomes DynamicQuantizeLinear, MatMulInteger and
+a scaling, which onnxruntime fuses into one kernel, or MatMulNBits where its weights are int4; a
+convolution between activation points becomes QLinearConv, and the addition of a residual block
+QLinearAdd. Activations are uint8, since the int8 kernels are slow on x86.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +17,19 @@ from torch.nn import functional as F
 
 from dmedge.errors import require
 from dmedge.model.dual import DualEncoder
-from dmedge.model.quantized import ACTIVATION_MIN, ActivationPoint, DynamicLinear, QuantConv2d, replace_module_
+from dmedge.model.nibbles import GROUP
+from dmedge.model.quantized import (
+    ACTIVATION_MIN,
+    ActivationPoint,
+    DynamicLinear,
+    Int4Linear,
+    QuantConv2d,
+    replace_module_,
+)
 
 OPSET = 20
 FLOAT = 1  # onnx.TensorProto.FLOAT
+INT8_ACTIVATIONS = 4  # accuracy_level of MatMulNBits: what its kernels multiply the weights by
 
 torch.library.define("dmedge::dynamic_linear", "(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
 torch.library.define(
@@ -69,6 +79,34 @@ class OnnxLinear(nn.Module):
         return result
 
 
+class OnnxInt4Linear(nn.Module):
+    """An `Int4Linear` with its weight the way MatMulNBits wants it, [outputs, groups, bytes of a group]."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, module: Int4Linear) -> None:
+        super().__init__()
+        self.outputs, self.inputs = module.codes.shape
+        self.register_buffer("weight", module.weight.reshape(self.outputs, -1, GROUP // 2))
+        self.register_buffer("scale", module.scale)
+        self.register_buffer("bias", module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., inputs] to [..., outputs]."""
+        shape = {"K": self.inputs, "N": self.outputs, "bits": 4, "block_size": GROUP}
+        product = torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulNBits",
+            (x, self.weight, self.scale),
+            {**shape, "accuracy_level": INT8_ACTIVATIONS},
+            dtype=x.dtype,
+            shape=(*x.shape[:-1], self.outputs),
+            version=1,
+        )
+        return product if self.bias is None else product + self.bias
+
+
 class OnnxConv2d(nn.Module):
     """A `QuantConv2d` with the integers of its bias."""
 
@@ -107,6 +145,7 @@ class OnnxActivation(nn.Module):
 
 REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     DynamicLinear: OnnxLinear,
+    Int4Linear: OnnxInt4Linear,
     QuantConv2d: OnnxConv2d,
     ActivationPoint: OnnxActivation,
 }

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from dmedge.errors import ExportError
-from dmedge.model.quantized import ActivationPoint, DynamicLinear, QuantConv2d, QuantEmbedding
+from dmedge.model.quantized import ActivationPoint, DynamicLinear, Int4Linear, QuantConv2d, QuantEmbedding
 
 
 class Support(NamedTuple):
@@ -22,11 +22,13 @@ OPERATIONS: Mapping[type[nn.Module], str] = {
     nn.Conv2d: "convolution",
     QuantEmbedding: "embedding",
     DynamicLinear: "linear",
+    Int4Linear: "linear",
     QuantConv2d: "convolution",
     ActivationPoint: "activation",
 }
 
 _PER_CALL = "uint8 activations with one range per call, not one per row"
+_BLOCKS = "MatMulNBits, int8 activations with one symmetric range per 32 inputs, not one range per row"
 _SHIFTED = "uint8 activations, zero point and codes shifted by 128"
 _NO_STATIC_LINEAR = "linear layers run with dynamic ranges here"
 
@@ -37,6 +39,7 @@ SUPPORT: Mapping[tuple[str, str, str], Support] = {
     ("float32", "convolution", "android"): Support("exact", "XNNPACK f32"),
     ("int8_rows", "embedding", "android"): Support("exact", "portable kernels, row times scale"),
     ("int8_dynamic", "linear", "android"): Support("exact", "XNNPACK qd8-f32-qc8w, one range per row"),
+    ("int4_groups", "linear", "android"): Support("exact", "XNNPACK qd8-f32-qb4w, one range per row"),
     ("int8_static", "convolution", "android"): Support("exact", "XNNPACK qs8-qc8w, int32 bias"),
     ("int8_static", "activation", "android"): Support("exact", "XNNPACK qs8"),
     ("int8_static", "linear", "android"): Support("refused", _NO_STATIC_LINEAR),
@@ -45,6 +48,7 @@ SUPPORT: Mapping[tuple[str, str, str], Support] = {
     ("float32", "convolution", "linux-x86_64"): Support("exact", "Conv"),
     ("int8_rows", "embedding", "linux-x86_64"): Support("exact", "Gather, row times scale"),
     ("int8_dynamic", "linear", "linux-x86_64"): Support("substituted", _PER_CALL),
+    ("int4_groups", "linear", "linux-x86_64"): Support("substituted", _BLOCKS),
     ("int8_static", "convolution", "linux-x86_64"): Support("exact", _SHIFTED),
     ("int8_static", "activation", "linux-x86_64"): Support("exact", _SHIFTED),
     ("int8_static", "linear", "linux-x86_64"): Support("refused", _NO_STATIC_LINEAR),

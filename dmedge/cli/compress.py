@@ -47,6 +47,7 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
     help="Share of the text of each of them that the pieces left make up [default: 1].",
 )
 @click.option("--int8", is_flag=True, default=None, help="Quantize weights and activations to int8.")
+@click.option("--int4", is_flag=True, default=None, help="As --int8, with 4-bit weights in linear layers, by GPTQ.")
 @click.option("--smooth", is_flag=True, default=None, help="With --int8: even out large channels where that helps.")
 @click.option("--qat", is_flag=True, default=None, help="With --int8: train for some steps with everything rounded.")
 @click.option("--max-drop", type=click.FloatRange(0, 1, max_open=True), help=BUDGET_HELP)
@@ -83,7 +84,7 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 def compress(run: Artifact | None, recipe: str | None, out: Path | None, as_json: bool, **flags: Any) -> None:
     """Make the checkpoint RUN smaller and faster [default: the newest float checkpoint under runs/].
 
-    What is asked for is done in this order: distil, prune, trim the vocabulary, int8.
+    What is asked for is done in this order: distil, prune, trim the vocabulary, int8 or int4.
     """
     config = settings(recipe, flags)
     parent = run or default_artifact("checkpoint", accept=is_float, what="float checkpoint")
@@ -113,9 +114,10 @@ def settings(recipe: str | None, flags: Mapping[str, Any]) -> "CompressConfig":
     if limits and not recipe and not given.get("int8"):
         flag = f"--{limits[0].replace('_', '-')}"
         raise click.UsageError(f"{flag} without --int8; expected both, since it limits what int8 may cost")
-    if not recipe and not given.keys() & {"distill", "prune", "languages", "int8"}:
+    if not recipe and not given.keys() & {"distill", "prune", "languages", "int8", "int4"}:
         raise click.UsageError(
-            "nothing to do; expected --int8, --languages TAGS, --prune SHARE, --distill TEACHER or --recipe NAME"
+            "nothing to do; expected --int8, --int4, --languages TAGS, --prune SHARE, --distill TEACHER "
+            "or --recipe NAME"
         )
     table: dict[str, Any] = {}
     if recipe:
@@ -151,6 +153,8 @@ def print_result(artifact: Artifact) -> None:
         click.echo(
             f"  in int8     {facts['parameter_share_int8']:.1%} of parameters, {facts['mac_share_int8']:.1%} of MACs"
         )
+        if facts.get("parameter_share_int4"):
+            click.echo(f"  in int4     {facts['parameter_share_int4']:.1%} of parameters, counted above too")
         click.echo(f"  SQNR        image {facts['image_sqnr_db']} dB, text {facts['text_sqnr_db']} dB")
         click.echo(f"  calibrated  {facts['calibration_items']} items in {facts['calibration_languages']} languages")
 

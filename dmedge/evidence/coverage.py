@@ -78,14 +78,14 @@ def _checkpoint(bundle: Artifact) -> Artifact | None:
 
 
 def _integers(checkpoint: Artifact) -> dict[str, np.ndarray[Any, Any]]:
-    """Module -> its int8 weight."""
+    """Module -> its weight, int8 or two int4 in a byte."""
     from safetensors.numpy import load_file
 
     tensors = load_file(checkpoint.file(WEIGHTS))
     return {
         name.removesuffix(".weight"): tensor
         for name, tensor in tensors.items()
-        if name.endswith(".weight") and tensor.dtype == np.int8
+        if name.endswith(".weight") and tensor.dtype in (np.int8, np.uint8)
     }
 
 

@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-accumulates, and the share of both that is int8."""
+"""What a model costs: parameters and multiply-accumulates, and the share of both that is int8 or int4."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmedge.model.dual import DualEncoder
-from dmedge.model.quantized import DynamicLinear, QuantConv2d
+from dmedge.model.quantized import DynamicLinear, Int4Linear, QuantConv2d
 
 TEXT_LENGTH = 16  # tokens of the text that is counted
+CODES_PER_ITEM = {torch.uint8: 2}  # int4 is packed
 
 _AUXILIARY = (
     "scale",
@@ -27,18 +28,24 @@ class Costs:
     """Parameters, and multiply-accumulates of one image, one text and one fusion of both."""
 
     parameters: int
-    parameters_int8: int
+    parameters_int8: int  # int4 included
+    parameters_int4: int
     macs: int
     macs_int8: int
 
     @property
     def parameter_share_int8(self) -> float:
-        """Share of the parameters that is stored in int8."""
+        """Share of the parameters that is stored in int8, or in int4."""
         return self.parameters_int8 / self.parameters
 
     @property
+    def parameter_share_int4(self) -> float:
+        """Share of the parameters that is stored in int4."""
+        return self.parameters_int4 / self.parameters
+
+    @property
     def mac_share_int8(self) -> float:
-        """Share of the multiply-accumulates whose two factors are int8."""
+        """Share of the multiply-accumulates whose two factors are int8, or int8 and int4."""
         return self.macs_int8 / self.macs
 
 
@@ -46,7 +53,7 @@ class Costs:
 def count_costs(model: DualEncoder) -> Costs:
     """Count a float or a quantized model, by running each of its programs once at batch 1."""
     sizes = [
-        (tensor.numel(), tensor.dtype == torch.int8)
+        (tensor.numel() * CODES_PER_ITEM.get(tensor.dtype, 1), tensor.dtype)
         for name, tensor in model.state_dict().items()
         if name.rpartition(".")[2] not in _AUXILIARY and ".norm.running" not in name
     ]
@@ -54,7 +61,8 @@ def count_costs(model: DualEncoder) -> Costs:
         run_once(model)
     return Costs(
         parameters=sum(size for size, _ in sizes),
-        parameters_int8=sum(size for size, is_int8 in sizes if is_int8),
+        parameters_int8=sum(size for size, dtype in sizes if dtype in (torch.int8, torch.uint8)),
+        parameters_int4=sum(size for size, dtype in sizes if dtype == torch.uint8),
         macs=flops.get_total_flops() // 2,
         macs_int8=sum(macs_int8),
     )
@@ -76,10 +84,10 @@ def _int8_macs(model: nn.Module) -> Iterator[list[int]]:
     counts: list[int] = []
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight = module.get_buffer("weight")
+        weight = module.get_buffer("codes" if isinstance(module, Int4Linear) else "weight")
         counts.append(output.numel() * weight[0].numel())
 
-    integer = [module for module in model.modules() if isinstance(module, (DynamicLinear, QuantConv2d))]
+    integer = [module for module in model.modules() if isinstance(module, (DynamicLinear, Int4Linear, QuantConv2d))]
     hooks = [module.register_forward_hook(count) for module in integer]
     try:
         yield counts

@@ -1,6 +1,7 @@
 """Integer modules: a quantization plan carried out, and stored as what every runtime computes with.
 
-Weights are symmetric int8 with one float32 scale per output row; activations are asymmetric int8.
+Weights are symmetric int8 with one float32 scale per output row, or int4 with one per group of a row; activations
+are asymmetric int8.
 The modules speak torch's `quantized_decomposed` operations, so `torch.export` of a quantized model
 is the graph that XNNPACK takes whole; the ONNX exporter translates the same modules.
 """
@@ -16,8 +17,9 @@ from torch.nn import functional as F
 from dmedge.config import near_match
 from dmedge.errors import ArtifactError
 from dmedge.model.image import fold_batch_norm_
+from dmedge.model.nibbles import CODE_MAX, CODE_MIN, GROUP, pack_nibbles, unpack_nibbles
 
-Scheme = Literal["int8_rows", "int8_dynamic", "int8_static", "float32"]
+Scheme = Literal["int8_rows", "int8_dynamic", "int8_static", "int4_groups", "float32"]
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MIN, WEIGHT_MAX = -127, 127  # symmetric: -128 stays unused
@@ -87,12 +89,50 @@ class DynamicLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float32 [..., inputs] to [..., outputs]."""
-        scale, zero = _ops.choose_qparams_per_token_asymmetric.default(x, torch.int8)
-        codes = _ops.quantize_per_token.default(x, scale, zero, ACTIVATION_MIN, ACTIVATION_MAX, torch.int8)
-        x = _ops.dequantize_per_token.default(
-            codes, scale, zero, ACTIVATION_MIN, ACTIVATION_MAX, torch.int8, torch.float32
+        return F.linear(_round_per_row(x), _dequantize_weight(self.weight, self.scale, self.zero_point), self.bias)
+
+
+class Int4Linear(nn.Module):
+    """A `DynamicLinear` whose weights are int4, with one scale for every `GROUP` inputs of a row.
+
+    `weight` is what is stored, two codes in a byte; `codes` are the same numbers, one in a byte.
+    """
+
+    weight: Tensor
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, inputs: int, outputs: int, *, has_bias: bool) -> None:
+        super().__init__()
+        codes = torch.zeros(outputs, inputs, dtype=torch.int8)
+        self.register_buffer("weight", pack_nibbles(codes))
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("scale", torch.ones(outputs, inputs // GROUP))
+        self.register_buffer("zero_point", torch.zeros(outputs, inputs // GROUP, dtype=torch.int8), persistent=False)
+        self.register_buffer("bias", torch.zeros(outputs) if has_bias else None)
+        self.register_load_state_dict_post_hook(_unpack_)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float32 [..., inputs] to [..., outputs]."""
+        weight = _ops.dequantize_per_channel_group.default(
+            self.codes, self.scale, self.zero_point, CODE_MIN, CODE_MAX, torch.int8, GROUP, torch.float32
         )
-        return F.linear(x, _dequantize_weight(self.weight, self.scale, self.zero_point), self.bias)
+        return F.linear(_round_per_row(x), weight, self.bias)
+
+
+def _unpack_(linear: Int4Linear, _: object = None) -> None:
+    linear.codes = unpack_nibbles(linear.weight)
+
+
+def _round_per_row(x: Tensor) -> Tensor:
+    """Round float32 [..., W] to int8 in a range of each row's own, and return it as float32."""
+    scale, zero = _ops.choose_qparams_per_token_asymmetric.default(x, torch.int8)
+    codes = _ops.quantize_per_token.default(x, scale, zero, ACTIVATION_MIN, ACTIVATION_MAX, torch.int8)
+    return _ops.dequantize_per_token.default(  # type: ignore[no-any-return]
+        codes, scale, zero, ACTIVATION_MIN, ACTIVATION_MAX, torch.int8, torch.float32
+    )
 
 
 class QuantConv2d(nn.Module):
@@ -179,6 +219,8 @@ def quantized_shape(module: nn.Module, scheme: str) -> nn.Module:
             return QuantEmbedding(module.num_embeddings, module.embedding_dim)
         case nn.Linear(), "int8_dynamic":
             return DynamicLinear(module.in_features, module.out_features, has_bias=module.bias is not None)
+        case nn.Linear(), "int4_groups" if module.in_features % GROUP == 0:
+            return Int4Linear(module.in_features, module.out_features, has_bias=module.bias is not None)
         case nn.Conv2d(), "int8_static" if module.groups == 1 and isinstance(module.padding, tuple):
             return QuantConv2d(
                 module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding
