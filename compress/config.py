@@ -59,7 +59,8 @@ class CompressConfig:
     stands for all that lies below it. Calibration draws `calibration_items` pictures and texts, as many
     of each language, from `data`, where all text and pictures to learn from come from too: "emoji", of
     which only what was trained on is taken, or a folder with images and captions. `ledger_texts` of
-    every language measure what each step cost; 0 leaves that out.
+    every language measure what each step cost; 0 leaves that out. Any of the `max_*` limits has int8 search
+    for a plan that keeps them all, by relative drops of recall on `search_texts` of every language.
     """
 
     student: StudentSize = ""
@@ -76,6 +77,11 @@ class CompressConfig:
     keep: tuple[str, ...] = ()
     calibration_items: int = 256
     ledger_texts: int = 40
+    max_drop: float | None = None
+    max_drop_worst_language: float | None = None
+    max_size_mb: float | None = None
+    max_latency_ratio: float | None = None
+    search_texts: int = 40
     seed: int = 0
     data: str = "emoji"
 
@@ -104,6 +110,30 @@ class CompressConfig:
                 f"calibration_items {self.calibration_items}, ledger_texts {self.ledger_texts}; "
                 "expected 1 or more, 0 or more"
             )
+        _check_budget(self)
+
+
+def _check_budget(config: CompressConfig) -> None:
+    """Refuse limits that mean nothing.
+
+    Raises:
+        ValueError: a limit is out of range, or nothing can be searched for.
+    """
+    names = ("max_drop", "max_drop_worst_language", "max_size_mb", "max_latency_ratio")
+    limits = {name: limit for name in names if (limit := getattr(config, name)) is not None}
+    for name, limit in limits.items():
+        if not config.int8:
+            raise ValueError(f"{name} without int8; expected both; set int8 = true")
+        if config.qat:
+            raise ValueError(f"{name} with qat; expected one of them; search first, then train with the plan as keep")
+        if config.int4:
+            raise ValueError(f"{name} with int4; expected one of them; the search weighs int8 against float32")
+        if name.startswith("max_drop") and not 0 <= limit < 1:
+            raise ValueError(f"{name} is {limit}; expected a share from 0 to below 1, such as 0.01 for 1 %")
+        if not name.startswith("max_drop") and not limit > 0:
+            raise ValueError(f"{name} is {limit}; expected more than 0")
+    if config.search_texts < 1:
+        raise ValueError(f"search_texts is {config.search_texts}; expected 1 or more")
 
 
 def artifact_name(settings: Mapping[str, object]) -> str:

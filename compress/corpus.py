@@ -53,7 +53,10 @@ def choose_languages(asked: Sequence[str], known: Iterable[str]) -> tuple[str, .
     for tag in asked:
         found = {name for name in known if name == tag or name.startswith(f"{tag}-")}
         if not found:
-            raise ConfigError(f"languages: no text in {tag!r}, or it was given up{near_match(tag, known)}")
+            raise ConfigError(
+                f"languages: no text in {tag!r}, or it was given up{near_match(tag, known)}; "
+                "name such a language, or take data that has text in it"
+            )
         chosen |= found
     return tuple(sorted(chosen))
 

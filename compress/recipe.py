@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 
 from dmedge.artifact import Artifact, Draft, new_artifact
-from dmedge.compress.calibration import draw_calibration
+from dmedge.compress.budget import asked_budget
+from dmedge.compress.calibration import CalibrationSet, draw_calibration
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import choose_languages, validation_set
 from dmedge.compress.int8 import fidelity, quantize_checkpoint
@@ -22,9 +24,12 @@ from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import Range, Scheme
 
+if TYPE_CHECKING:
+    from dmedge.training.distill import Teacher
+
 __all__ = ["CompressConfig", "compress_artifact"]
 
-CALIBRATION, VOCABULARY, LEDGER = "calibration.json", "vocabulary.json", "ledger.json"
+CALIBRATION, VOCABULARY, LEDGER, SEARCH = "calibration.json", "vocabulary.json", "ledger.json", "search.json"
 STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
 PARENT = "parent"  # as a teacher: the checkpoint that is compressed
 
@@ -33,6 +38,7 @@ PARENT = "parent"  # as a teacher: the checkpoint that is compressed
 class Work:
     """A checkpoint on its way through the steps, and what has been written down about them."""
 
+    parent: Artifact
     config: CompressConfig
     checkpoint: Checkpoint
     languages: tuple[str, ...]
@@ -51,7 +57,9 @@ class Work:
     @property
     def counted(self) -> frozenset[str]:
         """Languages that the ledger counts: those that are kept, from its first line on."""
-        return frozenset(choose_languages(self.config.languages, self.languages) if self.config.languages else ())
+        if self.data is None or not self.config.languages:
+            return frozenset()
+        return frozenset(choose_languages(self.config.languages, set(self.data.languages)))
 
     def write_down(self, step: str) -> None:
         """Measure the checkpoint as it is now."""
@@ -68,19 +76,20 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
         ArtifactError: `out` exists, or `parent` is no checkpoint or is quantized already; or the teacher is none.
         ConfigError: `config` names a module or a language that does not exist, or does not fit the model.
         DataError: the data cannot be used.
+        VerifyError: no plan keeps the limits that `config` sets.
     """
     with new_artifact(out) as draft, TemporaryDirectory() as scratch:
         work = _begin(parent, config, out)
         work.write_down("start")
         if config.distill:
-            _distil_(work, parent)
+            _distil_(work)
         if config.prune:
             _prune_(work)
         if config.languages:
             _trim_(work, draft, Path(scratch))
         if config.int8:
             _quantize_(work, draft)
-        artifact = _finish(work, draft, parent)
+        artifact = _finish(work, draft)
     shutil.rmtree(_steps(out), ignore_errors=True)
     return artifact
 
@@ -97,6 +106,7 @@ def _begin(parent: Artifact, config: CompressConfig, out: Path) -> Work:
     if config.ledger_texts:
         data = validation_set(config.data, config.seed, config.ledger_texts)
     return Work(
+        parent=parent,
         config=config,
         checkpoint=checkpoint,
         languages=tuple(manifest.languages),
@@ -112,16 +122,12 @@ def _steps(out: Path) -> Path:
     return out.with_name(f"{out.name}.steps")
 
 
-def _distil_(work: Work, parent: Artifact) -> None:
+def _distil_(work: Work) -> None:
     from dmedge.compress.learn import learn
     from dmedge.compress.student import make_student
-    from dmedge.compress.teachers import load_teacher
 
     config, student = work.config, work.checkpoint
-    name = str(parent.root) if config.distill == PARENT else config.distill
-    teacher, artifact = load_teacher(name, student, config.data, config.learn.pivot_language)
-    if artifact is not None:
-        work.parents["teacher"] = artifact.digest
+    teacher = _teacher(work)
     if config.student:
         student = make_student(student, config.student, config.seed)
     work.checkpoint = learn(student, teacher, config, _steps(work.out) / "distil", _log(work.out, "distil"))
@@ -132,17 +138,31 @@ def _prune_(work: Work) -> None:
     from dmedge.compress.importance import measured_importance
     from dmedge.compress.learn import learn
     from dmedge.compress.prune import prune
-    from dmedge.training.distill import ModelTeacher
 
     config, whole = work.config, work.checkpoint
     importance = measured_importance(whole, config)
-    pruned = prune(whole, importance, config.prune, config.prune_scope)
-    work.checkpoint = pruned
+    work.checkpoint = prune(whole, importance, config.prune, config.prune_scope)
     work.write_down(f"prune {config.prune:g}")
     if config.learn.steps:
-        teacher = ModelTeacher(whole.model)
-        work.checkpoint = learn(pruned, teacher, config, _steps(work.out) / "prune", _log(work.out, "prune"))
+        teacher = _teacher(work, whole)
+        work.checkpoint = learn(work.checkpoint, teacher, config, _steps(work.out) / "prune", _log(work.out, "prune"))
         work.write_down("recover")
+
+
+def _teacher(work: Work, whole: Checkpoint | None = None) -> "Teacher":
+    """The teacher that `distill` names, or else the model before it was pruned."""
+    from dmedge.compress.teachers import load_teacher
+    from dmedge.training.distill import ModelTeacher
+
+    config = work.config
+    if not config.distill:
+        assert whole is not None
+        return ModelTeacher(whole.model)
+    name = str(work.parent.root) if config.distill == PARENT else config.distill
+    teacher, artifact = load_teacher(name, work.checkpoint, config.data, config.learn.pivot_language)
+    if artifact is not None:
+        work.parents["teacher"] = artifact.digest
+    return teacher
 
 
 def _log(out: Path, step: str) -> Path:
@@ -160,14 +180,30 @@ def _trim_(work: Work, draft: Draft, scratch: Path) -> None:
 def _quantize_(work: Work, draft: Draft) -> None:
     calibration = draw_calibration(work.config, work.checkpoint.preprocess)
     calibration.write(draft.path / CALIBRATION)
-    tune = (lambda *given: _learn_rounded(work, *given)) if work.config.qat else None
-    found = quantize_checkpoint(work.checkpoint, work.config, calibration, tune)
+    config = _search_(work, draft, calibration)
+    tune = (lambda *given: _learn_rounded(work, *given)) if config.qat else None
+    found = quantize_checkpoint(work.checkpoint, config, calibration, tune)
     work.summary |= fidelity(work.checkpoint, found.checkpoint, calibration)
     if work.config.smooth:
         work.summary["smoothed"] = {name: round(gain, 2) for name, gain in found.smoothed.items()}
     work.checkpoint, work.precision = found.checkpoint, dict(found.plan)
     step = "int4" if work.config.int4 else "int8"
     work.write_down(f"{step}, trained" if work.config.qat else step)
+
+
+def _search_(work: Work, draft: Draft, calibration: CalibrationSet) -> CompressConfig:
+    """The settings with the plan that keeps the budget, if there is one to keep."""
+    budget = asked_budget(work.config)
+    if budget is None:
+        return work.config
+    from dmedge.compress.judge import Question
+    from dmedge.compress.search import fitting_search
+
+    data = validation_set(work.config.data, work.config.seed, work.config.search_texts)
+    search = fitting_search(Question(work.checkpoint, work.config, budget, calibration, data, work.counted))
+    search.write(draft.path / SEARCH)
+    work.summary["search"] = search.summary()
+    return replace(work.config, keep=(*work.config.keep, *search.best.kept))
 
 
 def _learn_rounded(
@@ -185,7 +221,7 @@ def _learn_rounded(
     return learned
 
 
-def _finish(work: Work, draft: Draft, parent: Artifact) -> Artifact:
+def _finish(work: Work, draft: Draft) -> Artifact:
     save_checkpoint(draft.path, work.checkpoint, dtype=work.dtype)
     write_ledger(draft.path / LEDGER, work.lines)
     return draft.finish(
@@ -198,7 +234,7 @@ def _finish(work: Work, draft: Draft, parent: Artifact) -> Artifact:
         languages=work.languages,
         summary={
             "weight_bytes": (draft.path / WEIGHTS).stat().st_size,
-            "weight_bytes_parent": parent.manifest.files[WEIGHTS].size_bytes,
+            "weight_bytes_parent": work.parent.manifest.files[WEIGHTS].size_bytes,
             "parameters": count_costs(work.checkpoint.model).parameters,
             "ledger": [line.row() for line in work.lines],
             **work.summary,

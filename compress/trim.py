@@ -5,12 +5,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import choose_languages, texts_by_language, validation_set, word_count
-from dmedge.compress.vocabulary import count_pieces, frequent_pieces, kept_pieces, own_vocabulary, trim_vocabulary
+from dmedge.compress.vocabulary import count_pieces, frequent_pieces, kept_pieces, trim_vocabulary
 from dmedge.data.evalset import EvalSet
 from dmedge.evidence.accuracy import evaluate
 from dmedge.model.checkpoint import Checkpoint
@@ -68,39 +70,55 @@ def trim_languages(checkpoint: Checkpoint, config: CompressConfig, folder: Path)
         folder: where the new vocabulary is written.
 
     Raises:
-        ConfigError: a language has no text, or the vocabulary is of another kind.
-        DataError: the data cannot be used.
+        ConfigError: a language has no text, or the vocabulary is of a kind that cannot be trimmed.
+        DataError: the data cannot be used, or the vocabulary not be numbered anew.
     """
-    tokenizer = own_vocabulary(checkpoint)
     texts = texts_by_language(config.data)
     languages = choose_languages(config.languages, texts)
-    counts = {language: count_pieces(tokenizer, texts[language]) for language in texts}
+    counts = {language: count_pieces(checkpoint.tokenizer, texts[language]) for language in texts}
     wanted: set[int] = set()
     for language in languages:
         wanted |= frequent_pieces(counts[language], config.coverage)
-    keep = kept_pieces(tokenizer, wanted)
-    logger.info("keeping %d of %d pieces for %s", len(keep), tokenizer.vocab_size, ", ".join(languages))
+    keep, pieces_before = kept_pieces(checkpoint, wanted), checkpoint.model.config.vocab_size
+    logger.info("keeping %d of %d pieces for %s", len(keep), pieces_before, ", ".join(languages))
     trimmed = trim_vocabulary(checkpoint, keep, folder)
-    recalls = [_recall_at_10(one, validation_set(config.data, config.seed)) for one in (checkpoint, trimmed)]
-    kept, after = set(keep), own_vocabulary(trimmed)
-    losses = {}
+    recalls = _recalls_at_10((checkpoint, trimmed), validation_set(config.data, config.seed))
+    kept, losses = set(keep), {}
     for language, own in counts.items():
-        words = max(1, word_count(texts[language]))
+        words, tokens = max(1, word_count(texts[language])), sum(own.values())
         losses[language] = LanguageLoss(
             is_asked=language in languages,
-            coverage=sum(count for token, count in own.items() if token in kept) / sum(own.values()),
-            pieces_per_word_before=sum(own.values()) / words,
-            pieces_per_word_after=sum(count_pieces(after, texts[language]).values()) / words,
+            coverage=sum(count for token, count in own.items() if token in kept) / max(1, tokens),
+            pieces_per_word_before=tokens / words,
+            pieces_per_word_after=sum(count_pieces(trimmed.tokenizer, texts[language]).values()) / words,
             recall_at_10_before=recalls[0].get(language),
             recall_at_10_after=recalls[1].get(language),
         )
-    return Trimmed(trimmed, languages, tokenizer.vocab_size, losses)
+    return Trimmed(trimmed, languages, pieces_before, losses)
 
 
-def _recall_at_10(checkpoint: Checkpoint, data: EvalSet) -> dict[str, float]:
-    """Text to image, of every language."""
-    encoder = LiveEncoder(checkpoint.model, checkpoint.tokenizer, checkpoint.preprocess)
-    return {tag: score.recall_at_10 for tag, score in evaluate(encoder, data).by_language("text_to_image").items()}
+@dataclass(frozen=True, eq=False)
+class _AmongPictures:
+    """The texts of a model among pictures that were embedded before."""
+
+    encoder: LiveEncoder
+    pictures: NDArray[np.float32]  # [N, D]
+
+    def images(self, images: Sequence[Any]) -> NDArray[np.float32]:
+        return self.pictures
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self.encoder.texts(texts)
+
+
+def _recalls_at_10(checkpoints: Sequence[Checkpoint], data: EvalSet) -> list[dict[str, float]]:
+    """Text to image, of every language, for checkpoints that have one image tower in common."""
+    encoders = [LiveEncoder(one.model, one.tokenizer, one.preprocess) for one in checkpoints]
+    pictures = encoders[0].images(data.images)
+    reports = [evaluate(_AmongPictures(encoder, pictures), data) for encoder in encoders]
+    return [
+        {tag: score.recall_at_10 for tag, score in report.by_language("text_to_image").items()} for report in reports
+    ]
 
 
 def _mean_recalls(losses: Sequence[LanguageLoss]) -> list[float] | None:

@@ -8,26 +8,38 @@ Source: Abdaoui et al. 2020, arXiv:2010.05609 (smaller versions of multilingual 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-
+from dmedge.compress import sentencepiece_model, tokenizer_json
+from dmedge.compress.token_rows import keep_rows, reserved_rows
+from dmedge.data.hf_tokenizer import RULES, VOCABULARIES, AnyTokenizer, HfTokenizer, Kind, rules_json
 from dmedge.data.tokenizer import Tokenizer
-from dmedge.errors import ConfigError, DmedgeError
 from dmedge.model.checkpoint import TOKENIZER, Checkpoint
-from dmedge.model.dual import DualEncoder
-
-TABLE = "text.token.weight"
-NORMAL = 1  # piece type of sentencepiece_model.proto; unknown, control and byte pieces are others
 
 
-def count_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[int]:
-    """How often every token id occurs in `texts`."""
+class Format(NamedTuple):
+    """What trimming asks of a kind of vocabulary file."""
+
+    close: Callable[[bytes, Iterable[int]], set[int]]  # the ids wanted, and those that they need beside them
+    keep: Callable[[bytes, Sequence[int]], bytes]  # the file with these ids only
+
+
+FORMATS: Mapping[Kind, Format] = {
+    "sentencepiece": Format(sentencepiece_model.close_pieces, sentencepiece_model.keep_pieces),
+    "tokenizers": Format(tokenizer_json.close_pieces, tokenizer_json.keep_pieces),
+}
+
+
+def count_pieces(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Counter[int]:
+    """How often every token id occurs in `texts`, without special tokens and padding."""
     counts: Counter[int] = Counter()
-    for text in texts:
-        counts.update(tokenizer.encode(text))
+    pieces = tokenizer.pieces if isinstance(tokenizer, HfTokenizer) else tokenizer.encode
+    for text, times in Counter(texts).items():
+        for token in pieces(text):
+            counts[token] += times
     return counts
 
 
@@ -42,73 +54,57 @@ def frequent_pieces(counts: Mapping[int, int], coverage: float) -> set[int]:
     return chosen
 
 
-def kept_pieces(tokenizer: Tokenizer, wanted: Iterable[int]) -> tuple[int, ...]:
-    """Token ids to keep so that text made of `wanted` pieces is segmented as before, in order.
+def kept_pieces(checkpoint: Checkpoint, wanted: Iterable[int]) -> tuple[int, ...]:
+    """Token ids to keep so that text made of `wanted` pieces is segmented and embedded as before, in order.
 
-    Beside them: the unknown, padding and byte pieces; the single characters of every kept piece, without
-    which a character could be cheaper as unknown; and the least likely piece, whose score the unknown
-    piece is scored by.
+    Beside them, those that the tower or the tokenizer knows by number, and those that the kind of
+    vocabulary needs to arrive at the others.
+
+    Raises:
+        ConfigError: the vocabulary is of a kind that cannot be trimmed.
     """
-    pieces = _read_model(tokenizer.model_path).pieces
-    chosen = set(wanted) | {token for token, piece in enumerate(pieces) if piece.type != NORMAL}
-    normal = [token for token, piece in enumerate(pieces) if piece.type == NORMAL]
-    chosen |= {min(normal, key=lambda token: pieces[token].score)} if normal else set()
-    characters = {character for token in chosen for character in pieces[token].piece}
-    chosen |= {token for token in normal if pieces[token].piece in characters}
-    return tuple(sorted(chosen))
+    tokenizer = checkpoint.tokenizer
+    chosen = set(wanted) | reserved_rows(checkpoint.model.config)
+    if isinstance(tokenizer, HfTokenizer):
+        chosen |= tokenizer.reserved
+    kind, content = _vocabulary(tokenizer)
+    return tuple(sorted(FORMATS[kind].close(content, chosen)))
 
 
 def trim_vocabulary(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> Checkpoint:
     """A checkpoint with only the token ids `keep`, renumbered in their order.
 
     Args:
-        checkpoint: float, with dmedge's own tokenizer and text tower; it is left as it was.
+        checkpoint: float; it is left as it was.
         keep: rising token ids, those that `kept_pieces` adds among them.
-        folder: where the new vocabulary is written; it must stay as long as the checkpoint is used.
+        folder: where a vocabulary of dmedge's own is written; it must stay as long as the checkpoint is used.
 
     Raises:
-        ConfigError: the checkpoint has a vocabulary of another kind.
+        ConfigError: the vocabulary is of a kind that cannot be trimmed.
+        DataError: it cannot be numbered anew.
     """
-    tokenizer = own_vocabulary(checkpoint)
-    model = _read_model(tokenizer.model_path)
-    kept = type(model)()
-    kept.CopyFrom(model)
-    del kept.pieces[:]
-    kept.pieces.extend(model.pieces[token] for token in keep)
-    kept.trainer_spec.vocab_size = len(keep)
+    tokenizer = checkpoint.tokenizer
+    kind, content = _vocabulary(tokenizer)
+    kept = FORMATS[kind].keep(content, keep)
+    made = _imported(tokenizer, kept, keep) if isinstance(tokenizer, HfTokenizer) else _own(tokenizer, kept, folder)
+    return replace(checkpoint, model=keep_rows(checkpoint.model, keep), tokenizer=made)
+
+
+def _vocabulary(tokenizer: AnyTokenizer) -> tuple[Kind, bytes]:
+    if isinstance(tokenizer, HfTokenizer):
+        kind = tokenizer.rules.kind
+        return kind, tokenizer.files[VOCABULARIES[kind]]
+    return "sentencepiece", tokenizer.model_path.read_bytes()
+
+
+def _own(tokenizer: Tokenizer, content: bytes, folder: Path) -> Tokenizer:
     path = folder / TOKENIZER
-    path.write_bytes(kept.SerializeToString(deterministic=True))
-    state = dict(checkpoint.model.state_dict())
-    state[TABLE] = state[TABLE][torch.tensor(keep)]
-    trimmed = DualEncoder(replace(checkpoint.model.config, vocab_size=len(keep)))
-    trimmed.load_state_dict(state)
-    return replace(
-        checkpoint,
-        model=trimmed.eval().requires_grad_(False),
-        tokenizer=Tokenizer(path, tokenizer.context_length),
-    )
+    path.write_bytes(content)
+    return Tokenizer(path, tokenizer.context_length)
 
 
-def own_vocabulary(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer of a checkpoint whose vocabulary can be trimmed.
-
-    Raises:
-        ConfigError: it is an imported one.
-    """
-    tokenizer, text = checkpoint.tokenizer, checkpoint.model.config.text
-    if not isinstance(tokenizer, Tokenizer) or text == "hf":
-        raise ConfigError(
-            f"languages: found an imported vocabulary and a text tower {text!r}; expected those that dmedge train "
-            "makes; imported vocabularies cannot be trimmed yet"
-        )
-    return tokenizer
-
-
-def _read_model(path: Path):  # type: ignore[no-untyped-def]  # a generated class, without types
-    try:
-        from sentencepiece import sentencepiece_model_pb2
-    except ImportError as error:
-        raise DmedgeError("trimming a vocabulary needs protobuf; run: pip install 'dmedge[compress]'") from error
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(path.read_bytes())
-    return model
+def _imported(tokenizer: HfTokenizer, content: bytes, keep: Sequence[int]) -> HfTokenizer:
+    rules, place = tokenizer.rules, {token: number for number, token in enumerate(keep)}
+    end_id = None if rules.end_id is None else place[rules.end_id]
+    rules = replace(rules, pad_id=place[rules.pad_id], end_id=end_id)
+    return HfTokenizer({RULES: rules_json(rules), VOCABULARIES[rules.kind]: content}, tokenizer.context_length)

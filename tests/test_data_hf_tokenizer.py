@@ -128,6 +128,14 @@ def test_count_is_that_of_the_uncut_text(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
+def test_pieces_are_those_of_the_uncut_text_alone(name: str, tmp_path: Path) -> None:
+    original, tokenizer = make(name, tmp_path / name)
+    for text in TEXTS:
+        assert tokenizer.pieces(text) == original(text, add_special_tokens=False)["input_ids"]
+    assert len(tokenizer.pieces(TEXTS[-1])) > CONTEXT
+
+
+@pytest.mark.parametrize("name", MAKERS)
 def test_survives_pickling_and_odd_text(name: str, tmp_path: Path) -> None:
     _, tokenizer = make(name, tmp_path / name)
     again: HfTokenizer = pickle.loads(pickle.dumps(tokenizer))

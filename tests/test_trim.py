@@ -16,23 +16,15 @@ from dmedge.cli.main import cli
 from dmedge.compress.config import CompressConfig, artifact_name
 from dmedge.compress.corpus import choose_languages, texts_by_language
 from dmedge.compress.recipe import VOCABULARY, compress_artifact
-from dmedge.compress.vocabulary import (
-    TABLE,
-    count_pieces,
-    frequent_pieces,
-    kept_pieces,
-    own_vocabulary,
-    trim_vocabulary,
-)
+from dmedge.compress.token_rows import OWN_TABLE as TABLE
+from dmedge.compress.vocabulary import count_pieces, frequent_pieces, kept_pieces, trim_vocabulary
 from dmedge.config import load_config
 from dmedge.data.emoji import load_pack
 from dmedge.data.tokenizer import Tokenizer
 from dmedge.errors import ArtifactError, ConfigError
 from dmedge.files import list_files
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
-from dmedge.model.hf_import import import_checkpoint
 from tests.tiny_bundles import tiny_checkpoint
-from tests.tiny_hf import write_clip
 
 __all__ = ["tiny_checkpoint"]  # fixture
 
@@ -51,13 +43,18 @@ def vocabulary(shipped: Checkpoint) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def trimmed(shipped: Checkpoint, vocabulary: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return trim_vocabulary(shipped, kept_of(vocabulary, ASKED), tmp_path_factory.mktemp("trimmed"))
+    return trim_vocabulary(shipped, kept_of(shipped, ASKED), tmp_path_factory.mktemp("trimmed"))
 
 
-def kept_of(vocabulary: Tokenizer, languages: tuple[str, ...]) -> tuple[int, ...]:
+def own_vocabulary(checkpoint: Checkpoint) -> Tokenizer:
+    assert isinstance(checkpoint.tokenizer, Tokenizer)
+    return checkpoint.tokenizer
+
+
+def kept_of(shipped: Checkpoint, languages: tuple[str, ...]) -> tuple[int, ...]:
     texts = texts_by_language("emoji")
     asked = (texts[language] for language in choose_languages(languages, texts))
-    return kept_pieces(vocabulary, {token for own in asked for token in count_pieces(vocabulary, own)})
+    return kept_pieces(shipped, {token for own in asked for token in count_pieces(shipped.tokenizer, own)})
 
 
 def all_names() -> Iterator[str]:
@@ -83,7 +80,7 @@ def test_text_whose_pieces_are_left_is_segmented_as_before(
     shipped: Checkpoint, vocabulary: Tokenizer, trimmed: Checkpoint
 ) -> None:
     """Over the whole corpus, in all languages."""
-    keep, after = kept_of(vocabulary, ASKED), own_vocabulary(trimmed)
+    keep, after = kept_of(shipped, ASKED), own_vocabulary(trimmed)
     place = {token: number for number, token in enumerate(keep)}
     survivors = 0
     for name in set(all_names()):
@@ -95,7 +92,7 @@ def test_text_whose_pieces_are_left_is_segmented_as_before(
 
 
 def test_such_text_embeds_bit_for_bit(shipped: Checkpoint, vocabulary: Tokenizer, trimmed: Checkpoint) -> None:
-    keep = set(kept_of(vocabulary, ASKED))
+    keep = set(kept_of(shipped, ASKED))
     names = [name for name in sorted(set(all_names()))[::7] if set(vocabulary.encode(name)) <= keep]
     assert len(names) > 1_000
     for start in range(0, len(names), 500):
@@ -113,7 +110,7 @@ def test_no_choice_of_pieces_changes_how_they_segment(
     """Not only pieces of whole languages: random ones, in random order, which brings unlikely neighbours together."""
     rng = random.Random(3)
     for number in range(3):
-        keep = kept_pieces(vocabulary, rng.sample(range(vocabulary.vocab_size), 300))
+        keep = kept_pieces(shipped, rng.sample(range(vocabulary.vocab_size), 300))
         folder = tmp_path / str(number)
         folder.mkdir()
         after = own_vocabulary(trim_vocabulary(shipped, keep, folder))
@@ -137,7 +134,7 @@ def test_lost_characters_fall_back_to_bytes(trimmed: Checkpoint) -> None:
 
 
 def test_rows_are_those_of_the_pieces(shipped: Checkpoint, vocabulary: Tokenizer, trimmed: Checkpoint) -> None:
-    keep = kept_of(vocabulary, ASKED)
+    keep = kept_of(shipped, ASKED)
     assert trimmed.model.config == replace(shipped.model.config, vocab_size=len(keep))
     assert torch.equal(trimmed.model.state_dict()[TABLE], shipped.model.state_dict()[TABLE][list(keep)])
     assert len(keep) < 0.6 * vocabulary.vocab_size
@@ -203,15 +200,6 @@ def test_a_trimmed_float_checkpoint_keeps_its_precision(tmp_path: Path) -> None:
     asked, others = made.manifest.summary["recall_at_10_asked"], made.manifest.summary["recall_at_10_others"]
     assert asked[0] == pytest.approx(asked[1], abs=0.02)  # type: ignore[index]
     assert others[1] < others[0]  # type: ignore[index]
-
-
-def test_an_imported_vocabulary_is_refused(tmp_path: Path) -> None:
-    import_checkpoint(write_clip(tmp_path / "clip"), tmp_path / "run")
-    with pytest.raises(ConfigError, match="imported vocabularies cannot be trimmed yet"):
-        compress_artifact(
-            load_artifact(tmp_path / "run"), CompressConfig(languages=("en",), ledger_texts=0), tmp_path / "out"
-        )
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_quantized_checkpoint_is_refused(both: Artifact, tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ def _text_size(tokenizer: Any) -> dict[str, Any]:
     return {"vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, **BODY}
 
 
-def write_clip(folder: Path) -> Path:
-    tokenizer = clip_tokenizer()
+def write_clip(folder: Path, tokenizer: Any = None) -> Path:
+    tokenizer = tokenizer or clip_tokenizer()
     config = transformers.CLIPConfig(
         text_config={**_text_size(tokenizer), "bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1},
         vision_config={"image_size": 32, "patch_size": 8, **BODY, "hidden_size": 40},
@@ -184,9 +184,9 @@ def write_clip(folder: Path) -> Path:
     return _save(folder, transformers.CLIPModel(config), transformers.CLIPProcessor(clip_processor(), tokenizer))
 
 
-def write_siglip(folder: Path) -> Path:
+def write_siglip(folder: Path, make: Callable[[Path], Any] = siglip_tokenizer) -> Path:
     folder.mkdir(parents=True)
-    tokenizer = siglip_tokenizer(folder)
+    tokenizer = make(folder)
     config = transformers.SiglipConfig(
         text_config={**_text_size(tokenizer), "projection_size": 40},
         vision_config={"image_size": 32, "patch_size": 8, **BODY, "hidden_size": 40},
@@ -195,8 +195,8 @@ def write_siglip(folder: Path) -> Path:
     return _save(folder, transformers.SiglipModel(config), processor)
 
 
-def write_siglip2(folder: Path) -> Path:
-    tokenizer = siglip2_tokenizer()
+def write_siglip2(folder: Path, tokenizer: Any = None) -> Path:
+    tokenizer = tokenizer or siglip2_tokenizer()
     config = transformers.SiglipConfig(
         text_config=_text_size(tokenizer), vision_config={"image_size": 32, "patch_size": 8, **BODY}
     )
@@ -212,8 +212,8 @@ def write_naflex(folder: Path) -> Path:
     return _save(folder, transformers.Siglip2Model(config), tokenizer)
 
 
-def write_vit_bert(folder: Path) -> Path:
-    tokenizer = bert_tokenizer()
+def write_vit_bert(folder: Path, tokenizer: Any = None) -> Path:
+    tokenizer = tokenizer or bert_tokenizer()
     config = transformers.VisionTextDualEncoderConfig(
         vision_config={"model_type": "vit", "image_size": 32, "patch_size": 8, **BODY, "hidden_size": 40},
         text_config={"model_type": "bert", **_text_size(tokenizer)},
@@ -223,8 +223,8 @@ def write_vit_bert(folder: Path) -> Path:
     return _save(folder, transformers.VisionTextDualEncoderModel(config), processor)
 
 
-def write_clip_xlmr(folder: Path) -> Path:
-    tokenizer = xlmr_tokenizer()
+def write_clip_xlmr(folder: Path, tokenizer: Any = None) -> Path:
+    tokenizer = tokenizer or xlmr_tokenizer()
     text = {"model_type": "xlm-roberta", **_text_size(tokenizer), "max_position_embeddings": CONTEXT + 2}
     config = transformers.VisionTextDualEncoderConfig(
         vision_config={"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, **BODY},

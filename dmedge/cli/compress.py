@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from dmedge.compress.config import CompressConfig
 
 STUDENTS = ("medium", "small", "tiny")
+BUDGET_HELP = (
+    "With --int8: search for a plan that loses at most this share of the mean recall@10; what rounding hurts most "
+    "stays float32. Exits with 3 if there is none."
+)
+LIMITS = ("max_drop", "max_drop_worst_language", "max_size_mb", "max_latency_ratio")
 FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 
 
@@ -45,6 +50,23 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 @click.option("--int4", is_flag=True, default=None, help="As --int8, with 4-bit weights in linear layers, by GPTQ.")
 @click.option("--smooth", is_flag=True, default=None, help="With --int8: even out large channels where that helps.")
 @click.option("--qat", is_flag=True, default=None, help="With --int8: train for some steps with everything rounded.")
+@click.option("--max-drop", type=click.FloatRange(0, 1, max_open=True), help=BUDGET_HELP)
+@click.option(
+    "--max-drop-worst-language",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="And at most this share in the language that loses most.",
+)
+@click.option("--max-size-mb", type=click.FloatRange(min=0, min_open=True), help="And weights of at most so many MB.")
+@click.option(
+    "--max-latency-ratio",
+    type=click.FloatRange(min=0, min_open=True),
+    help="And at most this share of the float time, as estimated from multiply-accumulates.",
+)
+@click.option(
+    "--search-texts",
+    type=click.IntRange(min=1),
+    help="Texts of each language that the search measures recall on [default: 40].",
+)
 @out_option
 @click.option(
     "--keep", multiple=True, metavar="MODULE", help="Leave a module, and all below it, in float32; repeatable."
@@ -88,6 +110,10 @@ def settings(recipe: str | None, flags: Mapping[str, Any]) -> "CompressConfig":
     given = {key: value for key, value in flags.items() if value not in (None, ())}
     if "languages" in given:
         given["languages"] = tuple(tag.strip() for tag in given["languages"].split(",") if tag.strip())
+    limits = [name for name in LIMITS if name in given]
+    if limits and not recipe and not given.get("int8"):
+        flag = f"--{limits[0].replace('_', '-')}"
+        raise click.UsageError(f"{flag} without --int8; expected both, since it limits what int8 may cost")
     if not recipe and not given.keys() & {"distill", "prune", "languages", "int8", "int4"}:
         raise click.UsageError(
             "nothing to do; expected --int8, --int4, --languages TAGS, --prune SHARE, --distill TEACHER "
@@ -121,6 +147,8 @@ def print_result(artifact: Artifact) -> None:
             if recalls:
                 click.echo(f"  recall@10   {name}: {recalls[0]:.4f} -> {recalls[1]:.4f}, validation style")
         click.echo(language_table(artifact))
+    if "search" in facts:
+        click.echo(search_table(facts["search"]))
     if "image_sqnr_db" in facts:
         click.echo(
             f"  in int8     {facts['parameter_share_int8']:.1%} of parameters, {facts['mac_share_int8']:.1%} of MACs"
@@ -129,6 +157,31 @@ def print_result(artifact: Artifact) -> None:
             click.echo(f"  in int4     {facts['parameter_share_int4']:.1%} of parameters, counted above too")
         click.echo(f"  SQNR        image {facts['image_sqnr_db']} dB, text {facts['text_sqnr_db']} dB")
         click.echo(f"  calibrated  {facts['calibration_items']} items in {facts['calibration_languages']} languages")
+
+
+def search_table(search: Mapping[str, Any]) -> str:
+    """The plans that were tried, in their order; what stays float32 adds up from row to row."""
+    rows, before = [], 0
+    for number, trial in enumerate(search["trials"], 1):
+        added = trial["kept_float32"][before:]
+        before = len(trial["kept_float32"])
+        rows.append(
+            [
+                f"  {number}",
+                ("+ " if number > 1 else "") + (", ".join(added) or "nothing"),
+                f"{trial['size_mb']:.2f}",
+                f"{trial['recall_at_10']:.4f} ({100 * trial['drop']:+.2f} %)",
+                f"{trial['worst_language']} ({100 * trial['worst_drop']:+.2f} %)",
+                f"{trial['latency_ratio']:.2f}",
+                "yes" if trial["fits"] else "no",
+            ]
+        )
+    names = ["  plan", "float32", "MB", "recall@10 (lost)", "worst language (lost)", "latency", "fits"]
+    data, baseline = search["data"], search["baseline"]
+    return (
+        f"{text_table(names, rows, left=2)}\n  float: recall@10 {baseline['recall_at_10']:.4f}, on {data['n_texts']:,} "
+        f"texts and {data['n_images']:,} pictures of {data['name']}; latency is an estimate, of the float time"
+    )
 
 
 def ledger_table(lines: Sequence[Mapping[str, Any]]) -> str:

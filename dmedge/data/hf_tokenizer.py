@@ -88,6 +88,16 @@ class HfTokenizer:
         """Tokens of a text that is not cut, special ones included and padding not."""
         return self._engine.count(_utf8(text))
 
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Token ids that it needs whatever the text is, beside those that its vocabulary calls special."""
+        ends = {self.rules.pad_id} if self.rules.end_id is None else {self.rules.pad_id, self.rules.end_id}
+        return self._engine.reserved | ends
+
+    def pieces(self, text: str) -> list[int]:
+        """Token ids of a text that is not cut, without special tokens and padding; maybe none."""
+        return self._engine.pieces(_utf8(text))
+
     def encode(self, text: str) -> list[int]:
         """Token ids with special tokens, filled up where the model was trained so; never empty."""
         return self._row(text)[0]
@@ -123,6 +133,8 @@ class HfTokenizer:
 class _Tokenizers:
     """A tokenizer.json, run by the package it was made with."""
 
+    reserved: frozenset[int] = frozenset()
+
     def __init__(self, content: bytes, rules: TokenizerRules, context_length: int) -> None:
         library = require("tokenizers", "train")
         try:
@@ -139,10 +151,16 @@ class _Tokenizers:
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text).ids)
 
+    def pieces(self, text: str) -> list[int]:
+        return self._uncut(text, has_special=False)
+
     def count(self, text: str) -> int:
+        return len(self._uncut(text, has_special=True))
+
+    def _uncut(self, text: str, *, has_special: bool) -> list[int]:
         self._tokenizer.no_truncation()
         try:
-            return len(self._tokenizer.encode(text).ids)
+            return list(self._tokenizer.encode(text, add_special_tokens=has_special).ids)
         finally:
             self._tokenizer.enable_truncation(**self._truncation)
 
@@ -165,9 +183,11 @@ class _SentencePiece:
         self.vocab_size = int(self._processor.vocab_size())
         # Without a word before it the first space would be lost: encode behind the unknown token, then drop that.
         self._lead = str(self._processor.id_to_piece(self._processor.unk_id()))
-        self._lead_length = len(self._processor.encode(self._lead))
+        lead = self._processor.encode(self._lead)
+        self._lead_length = len(lead)
+        self.reserved = frozenset({*lead, int(self._processor.piece_to_id(_PREFIX))})
 
-    def _pieces(self, text: str) -> list[int]:
+    def pieces(self, text: str) -> list[int]:
         text = _PREFIX + text.replace(_PREFIX, " ")
         if self._rules.lowercases:
             text = text.lower()
@@ -177,7 +197,7 @@ class _SentencePiece:
         return list(self._processor.encode(self._lead + text)[self._lead_length :])
 
     def encode(self, text: str) -> list[int]:
-        ids = self._pieces(text)
+        ids = self.pieces(text)
         if self._rules.end_id is None:
             return self._shorten(ids, self._context_length)
         return [*self._shorten(ids, self._context_length - 1), self._rules.end_id]
@@ -186,7 +206,7 @@ class _SentencePiece:
         return ids[:length] if self._rules.truncation_side == "right" else ids[max(0, len(ids) - length) :]
 
     def count(self, text: str) -> int:
-        return len(self._pieces(text)) + (self._rules.end_id is not None)
+        return len(self.pieces(text)) + (self._rules.end_id is not None)
 
 
 _Engine: TypeAlias = _Tokenizers | _SentencePiece

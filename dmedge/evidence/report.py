@@ -8,6 +8,7 @@ from dmedge.errors import ArtifactError
 from dmedge.evidence.report_data import Collection, collect
 from dmedge.evidence.report_details import fidelity, latency, lineage, method
 from dmedge.evidence.report_ledger import ledgers
+from dmedge.evidence.report_search import searches
 from dmedge.evidence.report_sections import budgets, header, headline, languages, recalls, sizes
 from dmedge.evidence.report_style import STYLE
 
@@ -45,6 +46,7 @@ def render(collection: Collection) -> str:
         *(recalls(entry) for entry in verified),
         *(latency(entry) for entry in timed),
         *(fidelity(entry) for entry in verified),
+        searches(collection),
         lineage(collection),
         method(collection),
     ]
