@@ -129,6 +129,8 @@ def _check_budget(config: CompressConfig) -> None:
             raise ValueError(f"{name} with int4; expected one of them: the search is over int8 plans; leave out int4")
         if config.qat:
             raise ValueError(f"{name} with qat; expected one of them; search first, then train with the plan as keep")
+        if config.int4:
+            raise ValueError(f"{name} with int4; expected one of them; the search weighs int8 against float32")
         if name.startswith("max_drop") and not 0 <= limit < 1:
             raise ValueError(f"{name} is {limit}; expected a share from 0 to below 1, such as 0.01 for 1 %")
         if not name.startswith("max_drop") and not limit > 0:

@@ -245,6 +245,8 @@ def test_int4_stands_for_int8_too() -> None:
     assert artifact_name({"int8": True, "int4": True}) == "int4"
     with pytest.raises(ValueError, match="qat with int4; expected one of them"):
         CompressConfig(int4=True, qat=True)
+    with pytest.raises(ValueError, match="max_drop with int4; expected one of them"):
+        CompressConfig(int4=True, max_drop=0.01)
 
 
 def test_the_command_answers_on_stdout_only(tiny_checkpoint: Artifact, tmp_path: Path) -> None:
