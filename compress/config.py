@@ -125,8 +125,6 @@ def _check_budget(config: CompressConfig) -> None:
     for name, limit in limits.items():
         if not config.int8:
             raise ValueError(f"{name} without int8; expected both; set int8 = true")
-        if config.int4:
-            raise ValueError(f"{name} with int4; expected one of them: the search is over int8 plans; leave out int4")
         if config.qat:
             raise ValueError(f"{name} with qat; expected one of them; search first, then train with the plan as keep")
         if config.int4:
