@@ -24,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Train, compress, export, verify and bench a small model into runs/demo
 	$(BIN)/dmedge demo
 
-test: $(STAMP) system ## Run every test, real runtimes included
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(STAMP) system ## Run every test, real runtimes included, on all cores
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 check: $(STAMP) ## Run formatting, lint, types, layers and the fast tests
 	$(BIN)/ruff format --check .

@@ -24,6 +24,8 @@ from dmedge.data.evalset import EvalSet
 from dmedge.errors import ConfigError, VerifyError, require
 from dmedge.logs import progress
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class Search:
@@ -117,12 +119,17 @@ def fitting_search(question: Question) -> Search:
     search = search_plan(question)
     if not search.best.fits:
         raise VerifyError(miss_message(search, question.config.keep))
+    if hint := too_fine(search):
+        logger.warning("%s", hint)
     return search
 
 
 def trial_note(budget: Budget, trial: Trial) -> str:
     """One trial in a few words."""
-    missed = ", ".join(_miss(budget, trial, name) for name in trial.overshoots)
+    missed = ", ".join(
+        f"{name.removeprefix('max_')} {getattr(budget, name) + over:.4f} > {getattr(budget, name):g}"
+        for name, over in trial.overshoots.items()
+    )
     return f"{len(trial.kept)} float: {missed or 'fits'}"
 
 
@@ -130,22 +137,26 @@ def miss_message(search: Search, keep: Sequence[str]) -> str:
     """What the best plan misses, by how much, and how to make it all the same."""
     best = search.best
     missed = ", ".join(_miss(search.budget, best, name) for name in best.overshoots)
+    hint = f"; {found}" if (found := too_fine(search)) else ""
     flags = "".join(f" --keep {name}" for name in (*keep, *best.kept))
     return (
         f"no plan of {len(search.trials)} keeps the budget; the best has {missed} (worst language "
-        f"{best.cost.worst_language}){_too_fine(search)}; nothing was written; allow more, or make that plan with "
+        f"{best.cost.worst_language}){hint}; nothing was written; allow more, or make that plan with "
         f"--int8{flags}"
     )
 
 
-def _too_fine(search: Search) -> str:
-    """A warning where one text weighs more than the limit of the worst language allows."""
-    tag, limit = search.best.cost.worst_language, search.budget.max_drop_worst_language
+def too_fine(search: Search) -> str:
+    """A hint where one text weighs more than the limit of the worst language allows; empty where none does."""
+    tag, limit = search.trials[0].cost.worst_language, search.budget.max_drop_worst_language
     texts = search.data.languages.count(tag)
     one_text = 1 / (search.baseline[tag] * texts)
     if limit is None or limit >= one_text:
         return ""
-    return f"; one of the {texts} texts in {tag} alone is {one_text:.4f}, so measure on more, with --search-texts"
+    return (
+        f"max_drop_worst_language is {limit:g}, but one of the {texts} texts in {tag} is {one_text:.4f} of its recall; "
+        "measure on more, with --search-texts"
+    )
 
 
 def _miss(budget: Budget, trial: Trial, name: str) -> str:

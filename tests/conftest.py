@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.manifest import Kind
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each, and for what each starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
