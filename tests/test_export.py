@@ -414,7 +414,7 @@ def test_a_refused_scheme_names_the_module(target: str, scheme: str, int8_checkp
 
 
 def test_the_support_table_speaks_of_known_things() -> None:
-    schemes = {"float32", "int8_rows", "int8_dynamic", "int8_static"}
+    schemes = {"float32", "int8_rows", "int8_dynamic", "int8_static", "int4_groups"}
     for scheme, operation, target in SUPPORT:
         assert scheme in schemes and operation in OPERATIONS.values() and target in TARGETS
 
