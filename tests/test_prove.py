@@ -6,10 +6,20 @@ import pytest
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.environment import tool_versions
-from dmedge.errors import ArtifactError, ConfigError
+from dmedge.errors import ArtifactError, ConfigError, DataError
 from dmedge.export import bundle as export_module
-from dmedge.flow.prove import BenchConfig, VerifyConfig, bench, find_accuracy, fp32_twin, verify
+from dmedge.flow.prove import (
+    BenchConfig,
+    VerifyConfig,
+    bench,
+    dropped_languages,
+    find_accuracy,
+    fp32_twin,
+    verify,
+    without_languages,
+)
 from dmedge.manifest import Kind
+from tests.tiny_training import tiny_evalset
 
 
 def make(
@@ -104,3 +114,36 @@ def test_accuracy_is_that_of_the_same_bundle(baseline: Artifact, tmp_path: Path)
     assert found is not None
     assert (found["verdict"], found["recall_at_10"]) == ("pass", 0.5)
     assert find_accuracy(make(tmp_path / "other", baseline)) is None
+
+
+# Languages that compression gave up
+
+
+def speaking(out: Path, *languages: str) -> Artifact:
+    with new_artifact(out) as draft:
+        (draft.path / "content.bin").write_bytes(b"content")
+        return draft.finish(kind="bundle", stage="test", config={}, languages=languages)
+
+
+def test_languages_that_the_bundle_gave_up_are_left_out(tmp_path: Path) -> None:
+    bundle, baseline = speaking(tmp_path / "a", "aa", "bb"), speaking(tmp_path / "b", "aa", "bb", "cc")
+    dropped = dropped_languages(bundle, baseline)
+    assert dropped == {"cc"}
+    data = tiny_evalset()
+    rest = without_languages(data, dropped)
+    assert set(rest.languages) == {"aa", "bb"}
+    assert len(rest.images) == len(data.images)  # the gallery stays whole
+    assert set(rest.texts) < set(data.texts)
+
+
+def test_a_bundle_that_gave_up_nothing_is_judged_by_everything(tmp_path: Path) -> None:
+    whole = speaking(tmp_path / "a", "aa", "bb")
+    data = tiny_evalset()
+    assert without_languages(data, dropped_languages(whole, whole)) is data
+
+
+def test_data_in_lost_languages_alone_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="has text only in aa, bb, cc, which the bundle gave up; expected one of its own"
+    ):
+        without_languages(tiny_evalset(), {"aa", "bb", "cc"})
