@@ -106,11 +106,10 @@ class CompressConfig:
             raise ValueError(f"prune_scope is {self.prune_scope!r}; expected global or layer")
         if not 0 < self.coverage <= 1:
             raise ValueError(f"coverage is {self.coverage}; expected a share of more than 0, at most 1")
-        if self.calibration_items < 1 or self.ledger_texts < 0:
-            raise ValueError(
-                f"calibration_items {self.calibration_items}, ledger_texts {self.ledger_texts}; "
-                "expected 1 or more, 0 or more"
-            )
+        if self.calibration_items < 1:
+            raise ValueError(f"calibration_items is {self.calibration_items}; expected 1 or more")
+        if self.ledger_texts < 0:
+            raise ValueError(f"ledger_texts is {self.ledger_texts}; expected 0 or more")
         _check_budget(self)
 
 

@@ -54,16 +54,16 @@ class Work:
         """Of float weights on disk."""
         return STORED.get(self.precision.get("*", ""), torch.float32)
 
-    @property
-    def counted(self) -> frozenset[str]:
-        """Languages that the ledger counts: those that are kept, from its first line on."""
-        if self.data is None or not self.config.languages:
+    def counted(self, data: EvalSet | None) -> frozenset[str]:
+        """Languages of `data` that count: those that are kept, from the first line of the ledger on; empty for all."""
+        if data is None or not self.config.languages:
             return frozenset()
-        return frozenset(choose_languages(self.config.languages, set(self.data.languages)))
+        return frozenset(choose_languages(self.config.languages, set(data.languages)))
 
     def write_down(self, step: str) -> None:
         """Measure the checkpoint as it is now."""
-        self.lines.append(ledger_line(step, self.checkpoint, self.data, self.counted, self.dtype))
+        counted = self.counted(self.data)
+        self.lines.append(ledger_line(step, self.checkpoint, self.data, counted, self.dtype))
 
 
 def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Artifact:
@@ -138,26 +138,24 @@ def _prune_(work: Work) -> None:
     from dmedge.compress.importance import measured_importance
     from dmedge.compress.learn import learn
     from dmedge.compress.prune import prune
+    from dmedge.training.distill import ModelTeacher
 
     config, whole = work.config, work.checkpoint
     importance = measured_importance(whole, config)
     work.checkpoint = prune(whole, importance, config.prune, config.prune_scope)
     work.write_down(f"prune {config.prune:g}")
     if config.learn.steps:
-        teacher = _teacher(work, whole)
+        named = _teacher(work) if config.distill else None
+        teacher = named if isinstance(named, ModelTeacher) else ModelTeacher(whole.model)  # a table sees no pictures
         work.checkpoint = learn(work.checkpoint, teacher, config, _steps(work.out) / "prune", _log(work.out, "prune"))
         work.write_down("recover")
 
 
-def _teacher(work: Work, whole: Checkpoint | None = None) -> "Teacher":
-    """The teacher that `distill` names, or else the model before it was pruned."""
+def _teacher(work: Work) -> "Teacher":
+    """The teacher that `distill` names."""
     from dmedge.compress.teachers import load_teacher
-    from dmedge.training.distill import ModelTeacher
 
     config = work.config
-    if not config.distill:
-        assert whole is not None
-        return ModelTeacher(whole.model)
     name = str(work.parent.root) if config.distill == PARENT else config.distill
     teacher, artifact = load_teacher(name, work.checkpoint, config.data, config.learn.pivot_language)
     if artifact is not None:
@@ -200,7 +198,7 @@ def _search_(work: Work, draft: Draft, calibration: CalibrationSet) -> CompressC
     from dmedge.compress.search import fitting_search
 
     data = validation_set(work.config.data, work.config.seed, work.config.search_texts)
-    search = fitting_search(Question(work.checkpoint, work.config, budget, calibration, data, work.counted))
+    search = fitting_search(Question(work.checkpoint, work.config, budget, calibration, data, work.counted(data)))
     search.write(draft.path / SEARCH)
     work.summary["search"] = search.summary()
     return replace(work.config, keep=(*work.config.keep, *search.best.kept))

@@ -250,7 +250,7 @@ def test_kept_blocks_are_spread_evenly_and_the_last_is_among_them() -> None:
         for number, block in enumerate(teacher.text.blocks):  # type: ignore[arg-type]
             block.attention_norm.bias.fill_(number)
     student = make_student(checkpoint_of(teacher), "small").model
-    marks = [float(block.attention_norm.bias[0]) for block in student.text.blocks]  # type: ignore[union-attr]
+    marks = [float(block.attention_norm.bias[0].detach()) for block in student.text.blocks]  # type: ignore[union-attr]
     assert marks == [1.0, 3.0, 5.0]
 
 
