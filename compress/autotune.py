@@ -5,14 +5,14 @@ ours. It is imported only where a search is asked for, since that takes seconds.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from torch import nn
 
 from dmedge.errors import require
+from dmedge.logs import quieter
 from dmedge.model.dual import DualEncoder
 
 ALGORITHM = "dmedge_plan"  # in neural-compressor's registries
@@ -40,24 +40,12 @@ def autotune_plans(
     Raises:
         DmedgeError: neural-compressor is not installed.
     """
-    with _quiet():
+    require(NAME, "compress")
+    with quieter(NAME, logging.ERROR):  # several tables a trial; dmedge writes its own line
         quantization = require(f"{NAME}.torch.quantization", "compress")
         plans = [_plan_config()(keep=",".join(keep)) for keep in variants]
         tuning = quantization.TuningConfig(config_set=plans, tolerable_loss=tolerable_loss, max_trials=len(plans))
         quantization.autotune(model, tuning, evaluate, run_fn=carry_out)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back its messages, several tables a trial; dmedge writes its own line."""
-    require(NAME, "compress")
-    logger = logging.getLogger(NAME)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Learning from a teacher: what a student does from its start, and a pruned model to recover."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dmedge.compress.config import CompressConfig
@@ -9,7 +10,7 @@ from dmedge.model.checkpoint import Checkpoint
 from dmedge.training.config import TrainConfig
 from dmedge.training.distill import Distillation, Teacher
 from dmedge.training.fit import fitted, load_materials, new_accelerator
-from dmedge.training.train import claim
+from dmedge.training.places import claim, log_folder, steps_folder
 
 WARMUP_SHARE = 0.05
 
@@ -43,25 +44,33 @@ def train_config(checkpoint: Checkpoint, config: CompressConfig) -> TrainConfig:
     )
 
 
-def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, folder: Path, log: Path) -> Checkpoint:
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One time that a model learns, on the way to `out`."""
+
+    step: str  # its folders are called so, below those of the run
+    out: Path
+    parents: Mapping[str, str]  # role -> digest of what is compressed, and of the teacher
+
+
+def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, lesson: Lesson) -> Checkpoint:
     """Train a copy of `checkpoint` on the labels and on what `teacher` says.
 
     Args:
         checkpoint: float; what it is made of is trained in place.
         teacher: reads the batches that the student reads.
         config: of the stage.
-        folder: holds the states that it goes on from after a kill.
-        log: the folder for its metrics and its curve.
+        lesson: says where the states are that it goes on from after a kill, and the metrics and the curve.
 
     Raises:
-        ConfigError: the data does not fit the model, or `folder` is of a run with other settings.
+        ConfigError: the data does not fit the model, or the states are of a run with other settings or parents.
         DataError: the data cannot be read.
     """
+    folder, log = steps_folder(lesson.out) / lesson.step, log_folder(lesson.out) / lesson.step
+    claim(folder, {**asdict(config), "parents": dict(lesson.parents)})
     checkpoint.model.requires_grad_(True)
     settings, weights = train_config(checkpoint, config), config.learn
     accelerator = new_accelerator(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    claim(folder, settings)
     materials = load_materials(settings, folder, checkpoint)
     distillation = Distillation(
         teacher,
@@ -73,7 +82,7 @@ def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, fold
     with fitted(
         materials, settings, accelerator=accelerator, folder=folder, log=log, distillation=distillation
     ) as result:
-        model = result.model.cpu()
-        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.cpu().clone() for name, tensor in result.model.state_dict().items()}
+    model = result.model.cpu()
     model.load_state_dict(state)  # the average, which leaving the run has taken out again
     return replace(checkpoint, model=model.eval().requires_grad_(False))

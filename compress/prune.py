@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dmedge.compress.importance import tower_units
 from dmedge.model.checkpoint import Checkpoint
-from dmedge.model.dual import DualEncoder
 from dmedge.model.inner import InnerUnits, keep_units_
 
 logger = logging.getLogger(__name__)
@@ -66,10 +65,3 @@ def prune(checkpoint: Checkpoint, importance: Mapping[str, Tensor], ratio: float
     for name, width in widths.items():
         logger.info("%s: %d of %d left", name, width, units[name].count)
     return replace(checkpoint, model=model)
-
-
-def macs_share(before: DualEncoder, after: DualEncoder) -> float:
-    """Multiply-accumulates that are left."""
-    from dmedge.model.costs import count_costs
-
-    return count_costs(after).macs / count_costs(before).macs

@@ -23,6 +23,7 @@ from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, lo
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import Range, Scheme
+from dmedge.training.places import check_places, steps_folder
 
 if TYPE_CHECKING:
     from dmedge.training.distill import Teacher
@@ -78,6 +79,7 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
         DataError: the data cannot be used.
         VerifyError: no plan keeps the limits that `config` sets.
     """
+    check_places(out)
     with new_artifact(out) as draft, TemporaryDirectory() as scratch:
         work = _begin(parent, config, out)
         work.write_down("start")
@@ -90,7 +92,8 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
         if config.int8:
             _quantize_(work, draft)
         artifact = _finish(work, draft)
-    shutil.rmtree(_steps(out), ignore_errors=True)
+    if steps_folder(out).exists():
+        shutil.rmtree(steps_folder(out))
     return artifact
 
 
@@ -117,26 +120,21 @@ def _begin(parent: Artifact, config: CompressConfig, out: Path) -> Work:
     )
 
 
-def _steps(out: Path) -> Path:
-    """Where what learns keeps its states."""
-    return out.with_name(f"{out.name}.steps")
-
-
 def _distil_(work: Work) -> None:
-    from dmedge.compress.learn import learn
+    from dmedge.compress.learn import Lesson, learn
     from dmedge.compress.student import make_student
 
     config, student = work.config, work.checkpoint
     teacher = _teacher(work)
     if config.student:
         student = make_student(student, config.student, config.seed)
-    work.checkpoint = learn(student, teacher, config, _steps(work.out) / "distil", _log(work.out, "distil"))
+    work.checkpoint = learn(student, teacher, config, Lesson("distil", work.out, work.parents))
     work.write_down(f"distil {config.student}".strip())
 
 
 def _prune_(work: Work) -> None:
     from dmedge.compress.importance import measured_importance
-    from dmedge.compress.learn import learn
+    from dmedge.compress.learn import Lesson, learn
     from dmedge.compress.prune import prune
     from dmedge.training.distill import ModelTeacher
 
@@ -147,7 +145,7 @@ def _prune_(work: Work) -> None:
     if config.learn.steps:
         named = _teacher(work) if config.distill else None
         teacher = named if isinstance(named, ModelTeacher) else ModelTeacher(whole.model)  # a table sees no pictures
-        work.checkpoint = learn(work.checkpoint, teacher, config, _steps(work.out) / "prune", _log(work.out, "prune"))
+        work.checkpoint = learn(work.checkpoint, teacher, config, Lesson("prune", work.out, work.parents))
         work.write_down("recover")
 
 
@@ -161,10 +159,6 @@ def _teacher(work: Work) -> "Teacher":
     if artifact is not None:
         work.parents["teacher"] = artifact.digest
     return teacher
-
-
-def _log(out: Path, step: str) -> Path:
-    return out.with_name(f"{out.name}.log") / step
 
 
 def _trim_(work: Work, draft: Draft, scratch: Path) -> None:
@@ -208,13 +202,13 @@ def _learn_rounded(
     work: Work, model: DualEncoder, plan: Mapping[str, Scheme], ranges: Mapping[str, Range]
 ) -> DualEncoder:
     """Train with weights and fixed ranges rounded as they will be; the teacher is the model before."""
-    from dmedge.compress.learn import learn
+    from dmedge.compress.learn import Lesson, learn
     from dmedge.compress.qat import insert_rounding_, remove_rounding_
     from dmedge.training.distill import ModelTeacher
 
     insert_rounding_(model, plan, ranges)
     student, teacher = replace(work.checkpoint, model=model), ModelTeacher(work.checkpoint.model)
-    learned = learn(student, teacher, work.config, _steps(work.out) / "qat", _log(work.out, "qat")).model
+    learned = learn(student, teacher, work.config, Lesson("qat", work.out, work.parents)).model
     remove_rounding_(learned, plan, ranges)
     return learned
 

@@ -2,8 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from dmedge.compress.sensitivity import (
 )
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ConfigError, VerifyError, require
-from dmedge.logs import progress
+from dmedge.logs import progress, quieter
 
 logger = logging.getLogger(__name__)
+QUANTIZER = "dmedge.compress.int8"  # says something for every group and plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +83,10 @@ def search_plan(question: Question) -> Search:
     groups = group_modules([name for name in sides.names if plan[name] != "float32"])
     if not groups:
         raise ConfigError("keep: leaves no module of the embeddings to quantize; expected one at least; keep fewer")
-    with _one_line_each(), progress("sensitivity", total=len(groups)) as advance:
+    with quieter(QUANTIZER, logging.WARNING), progress("sensitivity", total=len(groups)) as advance:
         sensitivity = measure_sensitivity(checkpoint, config, question.calibration, groups, advance)
     variants = cumulative_variants(sensitivity)
-    with _one_line_each(), progress("plans", total=len(variants)) as advance:
+    with quieter(QUANTIZER, logging.WARNING), progress("plans", total=len(variants)) as advance:
         judge = Judge(
             question,
             cost_table(checkpoint.model, sides),
@@ -95,18 +95,6 @@ def search_plan(question: Question) -> Search:
         loss = tolerable_loss(question.budget)
         autotune_plans(checkpoint.model, variants, judge.carry_out, judge.evaluate, loss)
     return Search(question.budget, question.data, judge.baseline, sensitivity, judge.trials)
-
-
-@contextmanager
-def _one_line_each() -> Iterator[None]:
-    """Hold back what quantizing says of itself, which it does once for every group and plan."""
-    talker = logging.getLogger("dmedge.compress.int8")
-    level = talker.level
-    talker.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        talker.setLevel(level)
 
 
 def fitting_search(question: Question) -> Search:

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dmedge.artifact import Artifact, load_artifact
+from dmedge.data.emoji import load_pack
 from dmedge.data.hf_tokenizer import AnyTokenizer, HfTokenizer
 from dmedge.errors import ConfigError, require
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
-from dmedge.training.data import TrainingData, load_training_data
+from dmedge.training.data import TrainingData, emoji_training_data
 from dmedge.training.distill import ModelTeacher, TableTeacher, Teacher
 from dmedge.training.validation import LiveEncoder
 
@@ -86,7 +87,7 @@ def _table(embed: EmbedTexts, name: str, data: str, pivot: str) -> TableTeacher:
             "and captions have no translations to go by; expected data = 'emoji', or a teacher with the student's "
             "tokenizer and preprocessing"
         )
-    training = load_training_data(48)
+    training = emoji_training_data(load_pack())
     if pivot not in training.languages:
         raise ConfigError(f"pivot_language is {pivot!r}; expected one of {', '.join(training.languages)}")
     return TableTeacher(pivot_table(embed, training, pivot))

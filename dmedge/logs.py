@@ -32,6 +32,18 @@ def configure(level: int = logging.INFO) -> None:
 
 
 @contextmanager
+def quieter(name: str, level: int) -> Iterator[None]:
+    """Hold back what the logger `name` says below `level`."""
+    talker = logging.getLogger(name)
+    before = talker.level
+    talker.setLevel(level)
+    try:
+        yield
+    finally:
+        talker.setLevel(before)
+
+
+@contextmanager
 def progress(description: str, total: float | None = None, *, is_shown: bool = True) -> Iterator[Advance]:
     """Show work in progress on standard error: a bar on a terminal, a line every few seconds elsewhere.
 

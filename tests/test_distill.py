@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import numpy as np
@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dmedge.artifact import Artifact, load_artifact
-from dmedge.compress.config import CompressConfig, LearnConfig
+from dmedge.cli.compress import STUDENTS as STUDENT_CHOICES
+from dmedge.compress.config import CompressConfig, LearnConfig, StudentSize
 from dmedge.compress.recipe import compress_artifact
 from dmedge.compress.student import STUDENTS, make_student, student_config
 from dmedge.compress.teachers import load_teacher, pivot_table, reads_the_same, sentence_encoder
 from dmedge.data.transforms import Preprocess
-from dmedge.errors import ConfigError
+from dmedge.errors import ArtifactError, ConfigError
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.model.config import ModelConfig
 from dmedge.model.costs import count_costs
@@ -36,6 +37,7 @@ from dmedge.training.distill import (
     view_of,
 )
 from dmedge.training.objective import Objective
+from dmedge.training.train import train
 from tests.tiny_bundles import tiny_checkpoint as tiny_checkpoint
 from tests.tiny_bundles import tiny_model
 from tests.tiny_hf import write_clip
@@ -324,6 +326,36 @@ def test_a_student_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
             again = compress_artifact(parent, config, tmp_path / "stopped")
     assert len(calls) == 4 + 1 + 2  # not the four steps before it was stopped
     assert again.manifest.files == whole.manifest.files
+
+
+def test_states_of_another_teacher_are_refused(tmp_path: Path) -> None:
+    parent = tiny_train(tmp_path / "run")
+    config = CompressConfig(distill=str(parent.root), learn=LEARN, ledger_texts=0)
+    other = replace(config, learn=replace(LEARN, relation_weight=9.0))
+    step = mock.Mock(side_effect=KeyboardInterrupt)
+    with tiny_world():
+        with mock.patch.object(loop, "train_step", step), pytest.raises(KeyboardInterrupt):
+            compress_artifact(parent, config, tmp_path / "out")
+        with pytest.raises(ConfigError, match=r"out.steps/distil: belongs to a run with other settings"):
+            compress_artifact(parent, other, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["out.log", "out.steps"])
+def test_a_file_where_a_folder_of_the_run_goes_is_refused_at_once(
+    name: str, tiny_checkpoint: Artifact, tmp_path: Path
+) -> None:
+    """A log that a shell wrote beside the result, say."""
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ArtifactError, match=rf"{name}: is a file; expected a folder for the run, or nothing"):
+        compress_artifact(tiny_checkpoint, CompressConfig(prune=0.5), tmp_path / "out")
+    with pytest.raises(ArtifactError, match=rf"{name}: is a file"):
+        train(tiny_config(), tmp_path / "out")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_the_command_offers_every_size_of_student() -> None:
+    assert STUDENT_CHOICES == tuple(STUDENTS) == tuple(size for size in get_args(StudentSize) if size)
 
 
 @pytest.mark.slow

@@ -269,6 +269,14 @@ def test_a_checkpoint_with_other_classes_is_refused(colours: DatasetConfig, tmp_
         train_on_records(config, tmp_path / "second")
 
 
+def test_a_checkpoint_with_concepts_is_refused(colours: DatasetConfig, tmp_path: Path) -> None:
+    """Its concepts are those of the emoji; keys of records lie beyond them."""
+    config = record_config("folder", colours, init="emoji")
+    with pytest.raises(ConfigError, match=r"emoji has a concept head, and .* has no concepts; expected data = 'emoji'"):
+        train_on_records(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_siglip_from_a_checkpoint_without_a_bias_is_refused(colours: DatasetConfig, tmp_path: Path) -> None:
     import_checkpoint(write_clip(tmp_path / "clip"), tmp_path / "imported")
     config = record_config("folder", colours, init=str(tmp_path / "imported"), loss="siglip")

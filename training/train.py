@@ -1,6 +1,5 @@
 """The `train` stage: from data to an fp32 checkpoint."""
 
-import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +8,11 @@ import torch
 
 from dmedge.artifact import Artifact, load_artifact, new_artifact
 from dmedge.errors import ArtifactError, ConfigError
-from dmedge.manifest import canonical_json
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, save_checkpoint
 from dmedge.training.config import TrainConfig
 from dmedge.training.engine import pick_precision
 from dmedge.training.fit import Fitted, fitted, load_materials, new_accelerator
+from dmedge.training.places import MARK, check_places, claim, log_folder, steps_folder
 
 # What may differ between the start of a run and its continuation.
 CHANGEABLE = ("steps", "epochs", "fusion_steps", "storage", "workers", "save_every", "keep_last", "trackers")
@@ -30,21 +29,21 @@ def train(config: TrainConfig, out: Path, *, must_resume: bool = False) -> Artif
         must_resume: continue, and never begin.
 
     Raises:
-        ArtifactError: `out` exists.
+        ArtifactError: `out` exists, or a file stands where a folder of the run goes.
         ConfigError: `OUT.steps` belongs to a run with other settings; or there is no run to continue.
         DataError: the data cannot be read.
         DmedgeError: the loss stopped being a number.
     """
     if out.exists():
         raise ArtifactError(f"{out}: exists already; expected a new directory; choose another --out or remove it")
-    folder = out.with_name(f"{out.name}.steps")
-    if must_resume and not (folder / "settings.sha256").exists():
+    check_places(out)
+    folder = steps_folder(out)
+    if must_resume and not (folder / MARK).exists():
         raise ConfigError(f"{folder}: no run to continue; expected one that was stopped; leave out --resume to begin")
     accelerator = new_accelerator(config)
     with accelerator.main_process_first():  # the others find the vocabulary made
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            claim(folder, config)
+            claim(folder, {name: value for name, value in asdict(config).items() if name not in CHANGEABLE})
         materials = load_materials(config, folder)
     with fitted(materials, config, accelerator=accelerator, folder=folder, log=log_folder(out)) as result:
         if accelerator.is_main_process:
@@ -53,28 +52,6 @@ def train(config: TrainConfig, out: Path, *, must_resume: bool = False) -> Artif
     if accelerator.is_main_process:
         shutil.rmtree(folder)
     return load_artifact(out, kind="checkpoint")
-
-
-def log_folder(out: Path) -> Path:
-    """Where the metrics, the curve and the summary of the run that writes `out` stay."""
-    return out.with_name(f"{out.name}.log")
-
-
-def claim(folder: Path, config: TrainConfig) -> None:
-    """Mark `folder` as that of a run with these settings, those aside that may still change.
-
-    Raises:
-        ConfigError: it is marked by a run with other settings.
-    """
-    settings = {name: value for name, value in asdict(config).items() if name not in CHANGEABLE}
-    fingerprint = hashlib.sha256(canonical_json(settings)).hexdigest()
-    mark = folder / "settings.sha256"
-    if mark.exists() and mark.read_text(encoding="utf-8") != fingerprint:
-        raise ConfigError(
-            f"{folder}: belongs to a run with other settings; expected the settings of this run; "
-            "remove it, or choose another --out"
-        )
-    mark.write_text(fingerprint, encoding="utf-8")
 
 
 def _write(result: Fitted, out: Path) -> None:

@@ -37,8 +37,8 @@ def train(
     On several GPUs or machines: torchrun --nproc-per-node N -m dmedge train RECIPE.
     """
     chosen = load_train_recipe(recipe, [*overrides, *([f"steps={steps}"] if steps else [])])
+    from dmedge.training.places import log_folder
     from dmedge.training.summary import read_summary
-    from dmedge.training.train import log_folder
     from dmedge.training.train import train as train_model
 
     place = out or RUNS / chosen.name
