@@ -238,11 +238,17 @@ def find_artifacts(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: (-(path / MANIFEST_NAME).stat().st_mtime_ns, path))
 
 
-def program_bytes(artifact: Artifact) -> int:
-    """Size of the programs alone: the files they name, and all else below programs/."""
-    named = {program.file for program in artifact.manifest.programs}
-    files = artifact.manifest.files
-    return sum(files[name].size_bytes for name in files if name in named or name.startswith("programs/"))
+def program_bytes(artifact: Artifact, runtime: str | None = None) -> int:
+    """Size of the programs alone: the files they name, and all else below programs/.
+
+    Args:
+        runtime: whose programs count [default: all].
+    """
+    programs, files = artifact.manifest.programs, artifact.manifest.files
+    named = {program.file for program in programs if runtime in (None, program.runtime)}
+    others = {program.file for program in programs} - named
+    counted = [name for name in files if name in named or (name.startswith("programs/") and name not in others)]
+    return sum(files[name].size_bytes for name in counted)
 
 
 def download_bytes(artifact: Artifact) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 from dmedge.data.emoji import TRAIN_STYLES, load_pack
 from dmedge.data.languages import script_of
 from dmedge.evidence.parity import CASES, GOLDEN, golden_key
+from dmedge.manifest import Runtime
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs
 from dmedge.runtime.wire import Array
 
@@ -24,20 +25,20 @@ FUSED = 4  # pairs of a picture and a short text
 _EXIF_ORIENTATION, _ROTATED = 0x0112, 6
 
 
-def write_conformance(folder: Path, checkpoint: Checkpoint, tolerances: Mapping[str, float]) -> None:
+def write_conformance(folder: Path, checkpoint: Checkpoint, tolerances: Mapping[Runtime, Mapping[str, float]]) -> None:
     """Write pictures, texts, and golden inputs and outputs of every program, computed by torch at batch 1.
 
     Args:
         folder: to create.
         checkpoint: in evaluation mode; its own numbers are the golden ones, rounding to int8 included.
-        tolerances: program -> greatest error that a runtime may have, relative to the largest golden value.
+        tolerances: runtime -> program -> greatest error, relative to the largest golden value.
     """
     (folder / "images").mkdir(parents=True)
     images = _write_images(folder)
     texts = [*_texts_by_script().values(), *ODD_TEXTS]
     golden = _golden(checkpoint, [folder / name for name in images], texts)
     programs = [program.name for program in checkpoint_programs(checkpoint.model.config)]
-    limits = {name: tolerances[name] for name in programs}
+    limits = {runtime: {name: found[name] for name in programs} for runtime, found in tolerances.items()}
     cases = {"tolerances": limits, "images": images, "texts": texts}
     (folder / CASES).write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)

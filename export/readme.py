@@ -1,7 +1,8 @@
 """The README of a bundle: what is in it, and the lines that load it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from dmedge.export.engines import ENGINES, EngineName
 from dmedge.model.config import ModelConfig
 
 _COMMON = """# An image-text model for {target}
@@ -52,8 +53,8 @@ fun encodeImage(rgb: ByteArray): FloatArray =
 ```
 """
 
-_LINUX = """
-## Python
+_PYTHON_ONNX = """
+## Python, onnxruntime
 
 With `pip install onnxruntime sentencepiece`, in this folder:
 
@@ -77,23 +78,48 @@ Without that option the sums of an int8 program saturate silently on x86 without
 the conformance pack shows whether they are.
 """
 
-SNIPPETS: Mapping[str, str] = {"android": _ANDROID, "linux-x86_64": _LINUX}
+_PYTHON_EXECUTORCH = """
+## Python, ExecuTorch
+
+With `pip install executorch torch sentencepiece`, in this folder:
+
+```python
+import sentencepiece, torch
+from executorch.runtime import Runtime
+
+program = Runtime.get().load_program("programs/model.pte")
+encode_text, encode_image = program.load_method("encode_text"), program.load_method("encode_image")
+tokenizer = sentencepiece.SentencePieceProcessor("tokenizer.model")
+
+ids = torch.tensor([tokenizer.encode("red apple")[:{context_length}]], dtype=torch.int32)
+query = encode_text.execute([ids, torch.ones_like(ids)])[0]
+pixels = torch.full((1, {size}, {size}, 3), 255, dtype=torch.uint8)  # a picture, preprocessed
+score = query @ encode_image.execute([pixels])[0].T
+```
+"""
+
+SNIPPETS: Mapping[tuple[str, EngineName], str] = {
+    ("android", "xnnpack"): _ANDROID,
+    ("linux-x86_64", "onnxruntime"): _PYTHON_ONNX,
+    ("linux-x86_64", "xnnpack"): _PYTHON_EXECUTORCH,
+}
 
 
-def bundle_readme(target: str, precision: str, files: str, config: ModelConfig) -> str:
+def bundle_readme(target: str, engines: Sequence[EngineName], precision: str, config: ModelConfig) -> str:
     """Text of README.md.
 
     Args:
-        target: a key of `SNIPPETS`.
+        target: where the bundle runs.
+        engines: that carry its programs; each has its lines of code.
         precision: in words.
-        files: what `programs/` holds, in words.
         config: of the model.
     """
     facts = {"size": config.image_size, "context_length": config.context_length, "embed_dim": config.embed_dim}
+    files = "; ".join(ENGINES[engine].description for engine in engines)
     fuse = _fuse(config) if config.fusion != "none" else ""
     answers = "| `answers.json` | what the answer head chooses from |\n" if config.answers else ""
     head = _COMMON.format(target=target, precision=precision, files=files, fuse=fuse, answers=answers, **facts)
-    return head + SNIPPETS[target].format(**facts)
+    return head + "".join(SNIPPETS[target, engine].format(**facts) for engine in engines)
 
 
 def _fuse(config: ModelConfig) -> str:

@@ -1,4 +1,4 @@
-"""What each target makes of a plan: carries it out exactly, by a named substitute, or not at all."""
+"""What each engine makes of a plan: carries it out exactly, by a named substitute, or not at all."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -6,11 +6,12 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from dmedge.errors import ExportError
+from dmedge.export.engines import EngineName
 from dmedge.model.quantized import ActivationPoint, DynamicLinear, Int4Linear, QuantConv2d, QuantEmbedding
 
 
 class Support(NamedTuple):
-    """How one target computes one operation of one scheme."""
+    """How one engine computes one operation of one scheme."""
 
     verdict: Literal["exact", "substituted", "refused"]
     how: str
@@ -32,51 +33,50 @@ _BLOCKS = "MatMulNBits, int8 activations with one symmetric range per 32 inputs,
 _SHIFTED = "uint8 activations, zero point and codes shifted by 128"
 _NO_STATIC_LINEAR = "linear layers run with dynamic ranges here"
 
-# (scheme, operation, target)
-SUPPORT: Mapping[tuple[str, str, str], Support] = {
-    ("float32", "embedding", "android"): Support("exact", "portable kernel"),
-    ("float32", "linear", "android"): Support("exact", "XNNPACK f32"),
-    ("float32", "convolution", "android"): Support("exact", "XNNPACK f32"),
-    ("int8_rows", "embedding", "android"): Support("exact", "portable kernels, row times scale"),
-    ("int8_dynamic", "linear", "android"): Support("exact", "XNNPACK qd8-f32-qc8w, one range per row"),
-    ("int4_groups", "linear", "android"): Support("exact", "XNNPACK qd8-f32-qb4w, one range per row"),
-    ("int8_static", "convolution", "android"): Support("exact", "XNNPACK qs8-qc8w, int32 bias"),
-    ("int8_static", "activation", "android"): Support("exact", "XNNPACK qs8"),
-    ("int8_static", "linear", "android"): Support("refused", _NO_STATIC_LINEAR),
-    ("float32", "embedding", "linux-x86_64"): Support("exact", "Gather"),
-    ("float32", "linear", "linux-x86_64"): Support("exact", "MatMul"),
-    ("float32", "convolution", "linux-x86_64"): Support("exact", "Conv"),
-    ("int8_rows", "embedding", "linux-x86_64"): Support("exact", "Gather, row times scale"),
-    ("int8_dynamic", "linear", "linux-x86_64"): Support("substituted", _PER_CALL),
-    ("int4_groups", "linear", "linux-x86_64"): Support("substituted", _BLOCKS),
-    ("int8_static", "convolution", "linux-x86_64"): Support("exact", _SHIFTED),
-    ("int8_static", "activation", "linux-x86_64"): Support("exact", _SHIFTED),
-    ("int8_static", "linear", "linux-x86_64"): Support("refused", _NO_STATIC_LINEAR),
+# (scheme, operation, engine)
+SUPPORT: Mapping[tuple[str, str, EngineName], Support] = {
+    ("float32", "embedding", "xnnpack"): Support("exact", "portable kernel"),
+    ("float32", "linear", "xnnpack"): Support("exact", "XNNPACK f32"),
+    ("float32", "convolution", "xnnpack"): Support("exact", "XNNPACK f32"),
+    ("int8_rows", "embedding", "xnnpack"): Support("exact", "portable kernels, row times scale"),
+    ("int8_dynamic", "linear", "xnnpack"): Support("exact", "XNNPACK qd8-f32-qc8w, one range per row"),
+    ("int4_groups", "linear", "xnnpack"): Support("exact", "XNNPACK qd8-f32-qb4w, one range per row"),
+    ("int8_static", "convolution", "xnnpack"): Support("exact", "XNNPACK qs8-qc8w, int32 bias"),
+    ("int8_static", "activation", "xnnpack"): Support("exact", "XNNPACK qs8"),
+    ("int8_static", "linear", "xnnpack"): Support("refused", _NO_STATIC_LINEAR),
+    ("float32", "embedding", "onnxruntime"): Support("exact", "Gather"),
+    ("float32", "linear", "onnxruntime"): Support("exact", "MatMul"),
+    ("float32", "convolution", "onnxruntime"): Support("exact", "Conv"),
+    ("int8_rows", "embedding", "onnxruntime"): Support("exact", "Gather, row times scale"),
+    ("int8_dynamic", "linear", "onnxruntime"): Support("substituted", _PER_CALL),
+    ("int4_groups", "linear", "onnxruntime"): Support("substituted", _BLOCKS),
+    ("int8_static", "convolution", "onnxruntime"): Support("exact", _SHIFTED),
+    ("int8_static", "activation", "onnxruntime"): Support("exact", _SHIFTED),
+    ("int8_static", "linear", "onnxruntime"): Support("refused", _NO_STATIC_LINEAR),
 }
 
 _UNKNOWN = Support("refused", "this combination is unknown")
 
 
-def check_support(model: nn.Module, plan: Mapping[str, str], target: str) -> dict[str, str]:
-    """How `target` carries out every scheme of `plan`, as "scheme operation" -> "verdict: how".
+def check_support(model: nn.Module, plan: Mapping[str, str], engine: EngineName) -> dict[str, str]:
+    """How `engine` carries out every scheme of `plan`, as "scheme operation" -> "verdict: how".
 
     Args:
         model: the plan carried out.
         plan: module -> scheme; a module that is not named is float32.
-        target: a key of `TARGETS`.
 
     Raises:
-        ExportError: the target refuses a module; the message says which to keep in float32.
+        ExportError: the engine refuses a module; the message says which to keep in float32.
     """
     found: dict[str, str] = {}
     for name, module in model.named_modules():
         if type(module) not in OPERATIONS:
             continue
         scheme, operation = plan.get(name, "float32"), OPERATIONS[type(module)]
-        support = SUPPORT.get((scheme, operation, target), _UNKNOWN)
+        support = SUPPORT.get((scheme, operation, engine), _UNKNOWN)
         if support.verdict == "refused":
             raise ExportError(
-                f"{name}: {scheme} {operation} is refused by target {target} ({support.how}); "
+                f"{name}: {scheme} {operation} is refused by {engine} ({support.how}); "
                 f"expected a scheme that it runs; compress again with --keep {name}"
             )
         found[f"{scheme} {operation}"] = f"{support.verdict}: {support.how}"

@@ -1,39 +1,37 @@
 """The targets: where a bundle is to run, and what that decides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dmedge.config import near_match
 from dmedge.errors import ConfigError
-from dmedge.manifest import Runtime
+from dmedge.export.engines import ENGINES, EngineName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """One place to run a bundle."""
 
-    runtime: Runtime
-    file: str  # of a program, with {name} where each has its own
-    fixed: Mapping[str, int]  # dimensions that may not vary
+    engines: tuple[EngineName, ...]  # the first is what verify and bench judge unless they are told otherwise
     precision: Mapping[str, str]  # tower -> the int8 scheme that this target runs fastest
-    description: str
+    place: str  # in words
 
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """Of its engines, in their order."""
+        return tuple(ENGINES[engine].runtime for engine in self.engines)
+
+    @property
+    def description(self) -> str:
+        """What a bundle holds, in words."""
+        return f"{'; '.join(ENGINES[engine].description for engine in self.engines)}: {self.place}"
+
+
+_INT8 = {"image": "int8_static", "text": "int8_dynamic", "fusion": "int8_dynamic"}
 
 TARGETS: Mapping[str, Target] = {
-    "android": Target(
-        runtime="executorch",
-        file="programs/model.pte",
-        fixed={"batch": 1},
-        precision={"image": "int8_static", "text": "int8_dynamic", "fusion": "int8_dynamic"},
-        description="one ExecuTorch program for XNNPACK, arm64 and x86_64, batch 1",
-    ),
-    "linux-x86_64": Target(
-        runtime="onnxruntime",
-        file="programs/{name}.onnx",
-        fixed={},
-        precision={"image": "int8_static", "text": "int8_dynamic", "fusion": "int8_dynamic"},
-        description="ONNX programs for onnxruntime's CPU provider, any batch",
-    ),
+    "android": Target(engines=("xnnpack",), precision=_INT8, place="Android 8 or newer on arm64 and x86_64"),
+    "linux-x86_64": Target(engines=("onnxruntime", "xnnpack"), precision=_INT8, place="Linux servers and PCs"),
 }
 
 
@@ -46,3 +44,16 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise ConfigError(f"no target {name!r}{near_match(name, list(TARGETS))}")
     return TARGETS[name]
+
+
+def chosen_engines(target: str, runtimes: Sequence[str]) -> tuple[EngineName, ...]:
+    """The engines of a target whose runtime is asked for, or all of them if none is.
+
+    Raises:
+        ConfigError: there is no such target, or it has no such runtime.
+    """
+    found = find_target(target)
+    for runtime in runtimes:
+        if runtime not in found.runtimes:
+            raise ConfigError(f"target {target} has no runtime {runtime!r}{near_match(runtime, list(found.runtimes))}")
+    return tuple(name for name in found.engines if not runtimes or ENGINES[name].runtime in runtimes)

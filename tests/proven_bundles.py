@@ -68,7 +68,7 @@ def _int8_checkpoint(root: Path) -> Artifact:
 @cache
 def _int8_bundle(root: Path) -> Artifact:
     parent = load_artifact(root)
-    return export_bundle(parent, ExportConfig(target="linux-x86_64"), parent.sibling("onnx"))
+    return export_bundle(parent, ExportConfig(target="linux-x86_64", runtimes=("onnxruntime",)), parent.sibling("onnx"))
 
 
 @cache

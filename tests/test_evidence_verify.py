@@ -150,17 +150,17 @@ def test_a_plan_that_was_not_carried_out_fails(
         shutil.copytree(onnx_bundle.root / "programs", root / "programs", dirs_exist_ok=True)
 
     liar = altered(int8_bundle, int8_bundle.sibling("liar"), put_fp32_programs)
-    coverage = measure_coverage(liar)
+    coverage = measure_coverage(liar, "onnxruntime")
     assert coverage is not None
     assert coverage.modules_carried_out == 0
-    honest = measure_coverage(int8_bundle)
+    honest = measure_coverage(int8_bundle, "onnxruntime")
     assert honest is not None
     assert (honest.modules_carried_out, honest.missing) == (honest.modules_planned, ())
     assert honest.modules_planned == coverage.modules_planned > 10
 
 
 def test_a_bundle_without_plan_has_carried_it_out(onnx_bundle: Artifact) -> None:
-    coverage = measure_coverage(onnx_bundle)
+    coverage = measure_coverage(onnx_bundle, "onnxruntime")
     assert coverage is not None
     assert (coverage.modules_planned, coverage.share_carried_out) == (0, 1.0)
 

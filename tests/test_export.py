@@ -25,24 +25,27 @@ from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.config import load_config
 from dmedge.data.languages import LANGUAGES
 from dmedge.errors import ArtifactError, ConfigError, DmedgeError, ExportError
+from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import check_parity, golden_key, output_error
 from dmedge.export import bundle as bundle_module
+from dmedge.export import engines as engines_module
 from dmedge.export import executorch as executorch_module
 from dmedge.export.bundle import ExportConfig, export_bundle
+from dmedge.export.engines import ENGINES, EngineName
 from dmedge.export.executorch import check_integers as check_pte
 from dmedge.export.onnx import check_integers as check_onnx
 from dmedge.export.onnx_ops import onnx_model
 from dmedge.export.programs import Lowering
 from dmedge.export.readme import SNIPPETS
 from dmedge.export.support import OPERATIONS, SUPPORT, check_support
-from dmedge.export.targets import TARGETS, find_target
+from dmedge.export.targets import TARGETS
 from dmedge.files import list_files
 from dmedge.model.checkpoint import checkpoint_programs, load_checkpoint, save_checkpoint
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import DynamicLinear, QuantConv2d
 from dmedge.runtime.session import Session, open_session
 from tests.conftest import MakeArtifact
-from tests.tiny_bundles import CONFIG, onnx_bundle, pte_bundle, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, onnx_bundle, pte_bundle, quick_export, tiny_checkpoint
 
 __all__ = ["onnx_bundle", "pte_bundle", "tiny_checkpoint"]  # fixtures
 
@@ -64,7 +67,7 @@ def int8_checkpoint(tiny_checkpoint: Artifact) -> Artifact:
 
 @pytest.fixture(scope="module")
 def onnx_int8_bundle(int8_checkpoint: Artifact) -> Artifact:
-    return export_bundle(int8_checkpoint, ExportConfig(target="linux-x86_64"), int8_checkpoint.sibling("onnx"))
+    return export_bundle(int8_checkpoint, quick_export("linux-x86_64"), int8_checkpoint.sibling("onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +222,9 @@ def test_a_changed_integer_is_noticed_in_the_pte(int8_checkpoint: Artifact, pte_
 @pytest.mark.slow
 def test_xnnpack_takes_all_that_costs(pte_int8_bundle: Artifact) -> None:
     lowering: Any = pte_int8_bundle.manifest.summary["lowering"]
-    assert lowering["outside"].keys() == set(PROGRAMS)
-    for operations in lowering["outside"].values():
+    outside = lowering["executorch"]["outside"]
+    assert outside.keys() == set(PROGRAMS)
+    for operations in outside.values():
         assert not [name for name in operations if any(word in name for word in executorch_module._MUST_DELEGATE)]
 
 
@@ -297,7 +301,7 @@ def test_the_python_of_the_readme_runs(onnx_bundle: Artifact, monkeypatch: pytes
 def test_the_same_checkpoint_gives_the_same_programs(
     int8_checkpoint: Artifact, onnx_int8_bundle: Artifact, tmp_path: Path
 ) -> None:
-    again = export_bundle(int8_checkpoint, ExportConfig(target="linux-x86_64"), tmp_path / "again")
+    again = export_bundle(int8_checkpoint, quick_export("linux-x86_64"), tmp_path / "again")
     for program in again.manifest.programs:
         assert again.manifest.files[program.file] == onnx_int8_bundle.manifest.files[program.file]
 
@@ -310,9 +314,9 @@ def test_a_program_that_differs_is_no_bundle(
         return Lowering(delegated={}, facts={})
 
     monkeypatch.setitem(bundle_module.EXPORTERS, "onnxruntime", copy_programs)
-    monkeypatch.setattr(bundle_module, "FLOAT_TOLERANCE", 1e-12)
+    monkeypatch.setattr(engines_module, "FLOAT_TOLERANCE", 1e-12)
     with pytest.raises(ExportError, match="differs from torch by .* expected at most 1e-12; nothing was written"):
-        export_bundle(tiny_checkpoint, ExportConfig(target="linux-x86_64"), tmp_path / "out")
+        export_bundle(tiny_checkpoint, quick_export("linux-x86_64"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -322,7 +326,7 @@ def test_a_full_disk_leaves_nothing(tiny_checkpoint: Artifact, tmp_path: Path, m
 
     monkeypatch.setitem(bundle_module.EXPORTERS, "onnxruntime", fill)
     with pytest.raises(ArtifactError, match="the disk is full; nothing was written"):
-        export_bundle(tiny_checkpoint, ExportConfig(target="linux-x86_64"), tmp_path / "out")
+        export_bundle(tiny_checkpoint, quick_export("linux-x86_64"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -348,7 +352,7 @@ def test_other_shapes_of_model_export_too(target: str, tiny_checkpoint: Artifact
         save_checkpoint(draft.path, checkpoint)
         parent = draft.finish(kind="checkpoint", stage="test", config={}, programs=checkpoint_programs(config))
     small = compress_artifact(parent, CompressConfig(int8=True, ledger_texts=0, calibration_items=8), tmp_path / "int8")
-    bundle = export_bundle(small, ExportConfig(target=target), tmp_path / "bundle")
+    bundle = export_bundle(small, quick_export(target), tmp_path / "bundle")
     assert [program.name for program in bundle.manifest.programs] == ["encode_image", "encode_text"]
     assert "fuse" not in (bundle.root / "README.md").read_text(encoding="utf-8")
 
@@ -366,8 +370,30 @@ def test_a_pruned_model_exports_and_computes_what_torch_computes(
     with new_artifact(tmp_path / "float") as draft:
         save_checkpoint(draft.path, pruned)
         parent = draft.finish(kind="checkpoint", stage="test", config={}, programs=programs)
-    bundle = export_bundle(parent, ExportConfig(target=target), tmp_path / "bundle")
+    bundle = export_bundle(parent, quick_export(target), tmp_path / "bundle")
     assert [program.name for program in bundle.manifest.programs] == ["encode_image", "encode_text", "fuse"]
+
+
+@pytest.mark.slow
+def test_a_bundle_with_two_runtimes_runs_in_either(int8_checkpoint: Artifact) -> None:
+    bundle = export_bundle(int8_checkpoint, ExportConfig(target="linux-x86_64"), int8_checkpoint.sibling("both"))
+    assert bundle.manifest.summary["lowering"].keys() == {"onnxruntime", "executorch"}  # type: ignore[attr-defined]
+    assert program_bytes(bundle) == program_bytes(bundle, "onnxruntime") + program_bytes(bundle, "executorch")
+    for runtime in ("onnxruntime", "executorch"):
+        with open_session(bundle, runtime=runtime) as session:
+            assert session.facts()["runtime"] == runtime
+            assert check_parity(session, bundle).error_ratio <= 1
+        coverage = measure_coverage(bundle, runtime)
+        assert coverage is not None and coverage.share_carried_out == 1
+    with open_session(bundle) as session:
+        assert session.facts()["runtime"] == "onnxruntime"
+    with pytest.raises(ArtifactError, match="has no programs for 'executorcc'; did you mean 'executorch'"):
+        open_session(bundle, runtime="executorcc")
+
+
+def test_a_runtime_that_the_target_has_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="target android has no runtime 'onnxruntime'"):
+        ExportConfig(target="android", runtimes=("onnxruntime",))
 
 
 def test_a_bundle_cannot_be_exported(make_artifact: MakeArtifact, tmp_path: Path) -> None:
@@ -387,10 +413,10 @@ def test_an_unknown_target_is_refused() -> None:
         load_config(ExportConfig, {"target": "andriod"})
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
-def test_every_target_says_what_it_makes_of_a_plan(target: str, int8_checkpoint: Artifact) -> None:
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_every_engine_says_what_it_makes_of_a_plan(engine: EngineName, int8_checkpoint: Artifact) -> None:
     loaded = load_checkpoint(int8_checkpoint)
-    found = check_support(loaded.model, loaded.quantization or {}, target)
+    found = check_support(loaded.model, loaded.quantization or {}, engine)
     assert set(found) == {
         "int8_rows embedding",
         "int8_dynamic linear",
@@ -398,25 +424,27 @@ def test_every_target_says_what_it_makes_of_a_plan(target: str, int8_checkpoint:
         "int8_static activation",
     }
     assert all(text.startswith(("exact: ", "substituted: ")) for text in found.values())
-    assert find_target(target).precision.keys() == {"image", "text", "fusion"}
-    assert target in SNIPPETS
+
+
+def test_every_target_has_a_precision_for_each_tower_and_code_for_each_engine() -> None:
+    for name, target in TARGETS.items():
+        assert target.precision.keys() == {"image", "text", "fusion"}
+        assert target.engines and all((name, engine) in SNIPPETS for engine in target.engines)
 
 
 @pytest.mark.parametrize("scheme", ["int8_static", "int4"], ids=str)
-@pytest.mark.parametrize("target", TARGETS, ids=str)
-def test_a_refused_scheme_names_the_module(target: str, scheme: str, int8_checkpoint: Artifact) -> None:
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_a_refused_scheme_names_the_module(engine: EngineName, scheme: str, int8_checkpoint: Artifact) -> None:
     loaded = load_checkpoint(int8_checkpoint)
     plan = {**(loaded.quantization or {}), "head.keys": scheme}
-    with pytest.raises(
-        ExportError, match=f"head.keys: {scheme} linear is refused by target {target}.*--keep head.keys"
-    ):
-        check_support(loaded.model, plan, target)
+    with pytest.raises(ExportError, match=f"head.keys: {scheme} linear is refused by {engine} .*--keep head.keys"):
+        check_support(loaded.model, plan, engine)
 
 
 def test_the_support_table_speaks_of_known_things() -> None:
     schemes = {"float32", "int8_rows", "int8_dynamic", "int8_static", "int4_groups"}
-    for scheme, operation, target in SUPPORT:
-        assert scheme in schemes and operation in OPERATIONS.values() and target in TARGETS
+    for scheme, operation, engine in SUPPORT:
+        assert scheme in schemes and operation in OPERATIONS.values() and engine in ENGINES
 
 
 def test_the_command_lists_targets() -> None:

@@ -27,11 +27,11 @@ from dmedge.errors import DmedgeError, ExportError
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import output_error
 from dmedge.export import onnx_ops
-from dmedge.export.bundle import ExportConfig, export_bundle
+from dmedge.export.bundle import export_bundle
+from dmedge.export.engines import ENGINES, EngineName
 from dmedge.export.executorch import check_integers as check_pte
 from dmedge.export.onnx import check_integers as check_onnx
 from dmedge.export.support import check_support
-from dmedge.export.targets import TARGETS
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
@@ -48,7 +48,7 @@ from dmedge.model.nibbles import (
 )
 from dmedge.model.quantized import Int4Linear, quantized_shape
 from dmedge.runtime.session import Session, open_session
-from tests.tiny_bundles import CONFIG, example_inputs, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, example_inputs, quick_export, tiny_checkpoint
 
 __all__ = ["tiny_checkpoint"]  # fixture
 
@@ -66,7 +66,7 @@ def int4_checkpoint(tiny_checkpoint: Artifact) -> Artifact:
 
 @pytest.fixture(scope="module", params=BUNDLES)
 def bundle(request: pytest.FixtureRequest, int4_checkpoint: Artifact) -> Artifact:
-    return export_bundle(int4_checkpoint, ExportConfig(target=request.param), int4_checkpoint.sibling(request.param))
+    return export_bundle(int4_checkpoint, quick_export(request.param), int4_checkpoint.sibling(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -266,11 +266,11 @@ def test_without_neural_compressor_the_error_names_the_extra(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_target_says_what_it_makes_of_int4(target: str, int4_checkpoint: Artifact) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_says_what_it_makes_of_int4(engine: EngineName, int4_checkpoint: Artifact) -> None:
     loaded = load_checkpoint(int4_checkpoint)
-    found = check_support(loaded.model, loaded.quantization or {}, target)["int4_groups linear"]
-    assert found.startswith("exact: XNNPACK" if target == "android" else "substituted: MatMulNBits")
+    found = check_support(loaded.model, loaded.quantization or {}, engine)["int4_groups linear"]
+    assert found.startswith("exact: XNNPACK" if engine == "xnnpack" else "substituted: MatMulNBits")
 
 
 @pytest.mark.parametrize("length", [1, 7, CONFIG.context_length])
@@ -288,7 +288,7 @@ def test_programs_equal_torch(
 
 
 def test_the_integers_arrive_and_are_counted(bundle: Artifact, int4_checkpoint: Artifact) -> None:
-    coverage = measure_coverage(bundle)
+    coverage = measure_coverage(bundle, bundle.manifest.programs[0].runtime)
     assert coverage is not None and coverage.share_carried_out == 1 and not coverage.missing
     content = b"".join(bundle.file(name).read_bytes() for name in {p.file for p in bundle.manifest.programs})
     for name, linear in _linears(load_checkpoint(int4_checkpoint).model).items():
@@ -319,8 +319,10 @@ def test_a_changed_integer_is_noticed(bundle: Artifact, int4_checkpoint: Artifac
 
 def test_onnx_has_one_operation_for_a_linear(bundle: Artifact, int4_checkpoint: Artifact) -> None:
     if bundle.manifest.target == "android":
-        outside: Any = bundle.manifest.summary["lowering"]
-        assert not [name for counts in outside["outside"].values() for name in counts if "linear" in name]
+        lowering: Any = bundle.manifest.summary["lowering"]
+        assert not [
+            name for counts in lowering["executorch"]["outside"].values() for name in counts if "linear" in name
+        ]
         return
     onnx = pytest.importorskip("onnx")
     nodes = [node for program in bundle.manifest.programs for node in onnx.load(bundle.file(program.file)).graph.node]

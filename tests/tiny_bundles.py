@@ -13,6 +13,7 @@ from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.tokenizer import Tokenizer, train_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.export.bundle import ExportConfig, export_bundle
+from dmedge.export.targets import find_target
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, save_checkpoint
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
@@ -62,6 +63,11 @@ def write_checkpoint(out: Path) -> Artifact:
         return draft.finish(kind="checkpoint", stage="test", config={}, programs=checkpoint_programs(CONFIG), tools={})
 
 
+def quick_export(target: str) -> ExportConfig:
+    """For a target, with its first runtime alone, to be quick."""
+    return ExportConfig(target=target, runtimes=find_target(target).runtimes[:1])
+
+
 @cache
 def _checkpoint(base: Path) -> Artifact:
     return write_checkpoint(base / "tiny/checkpoint")
@@ -71,7 +77,7 @@ def _checkpoint(base: Path) -> Artifact:
 def _bundle(base: Path, target: str) -> Artifact:
     """Made once per test run, however many test modules import the fixtures below."""
     checkpoint = _checkpoint(base)
-    return export_bundle(checkpoint, ExportConfig(target=target), checkpoint.sibling(target))
+    return export_bundle(checkpoint, quick_export(target), checkpoint.sibling(target))
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,9 @@ class Model:
 
     def __init__(self, bundle: Path) -> None:
         manifest = read_manifest(bundle)
-        self.programs = {program["name"]: program for program in manifest["programs"]}
-        if self.programs["encode_text"]["runtime"] != "onnxruntime":
+        programs = [program for program in manifest["programs"] if program["runtime"] == "onnxruntime"]
+        self.programs = {program["name"]: program for program in programs}
+        if not programs:
             raise SystemExit(f"{bundle}: not for onnxruntime; export it with --target linux-x86_64")
         self.preprocessing = json.loads((bundle / "preprocessor_config.json").read_text(encoding="utf-8"))
         known = {"fit": "pad-centre", "resample": "bilinear-antialiased"}

@@ -9,7 +9,15 @@ import click
 from dmedge.artifact import Artifact
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
 from dmedge.cli.tables import text_table
-from dmedge.cli.verify import baseline_option, budget_option, budget_table, fail_on, read_budget, recipe_option
+from dmedge.cli.verify import (
+    baseline_option,
+    budget_option,
+    budget_table,
+    fail_on,
+    read_budget,
+    recipe_option,
+    runtime_option,
+)
 
 
 @click.command()
@@ -17,6 +25,7 @@ from dmedge.cli.verify import baseline_option, budget_option, budget_table, fail
 @baseline_option
 @click.option("--device", default="local", show_default=True, help="Where to run.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
+@runtime_option
 @click.option("--rounds", type=click.IntRange(2), default=50, show_default=True, help="Turns A B B A per program.")
 @click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
 @recipe_option

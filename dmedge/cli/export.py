@@ -11,10 +11,18 @@ from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_
 @click.command()
 @click.argument("run", type=ArtifactParam("checkpoint"), required=False)
 @click.option("--target", "targets", multiple=True, metavar="TARGET", help="Where it is to run; repeatable.")
+@click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Only programs for it; repeatable.")
 @out_option
 @click.option("--list-targets", is_flag=True, help="Show the targets and exit.")
 @json_option
-def export(run: Artifact | None, targets: tuple[str, ...], out: Path | None, list_targets: bool, as_json: bool) -> None:
+def export(
+    run: Artifact | None,
+    targets: tuple[str, ...],
+    runtimes: tuple[str, ...],
+    out: Path | None,
+    list_targets: bool,
+    as_json: bool,
+) -> None:
     """Turn the checkpoint RUN into a bundle for each target [default: the newest checkpoint under runs/].
 
     A bundle counts only after its programs were run in their own runtime and compared with torch.
@@ -25,14 +33,13 @@ def export(run: Artifact | None, targets: tuple[str, ...], out: Path | None, lis
         return
     if not targets:
         raise click.UsageError("no target; expected --target NAME; see dmedge export --list-targets")
-    from dmedge.export.targets import find_target
+    from dmedge.export.config import ExportConfig
 
-    for target in targets:
-        find_target(target)
+    configs = [ExportConfig(target=target, runtimes=runtimes) for target in targets]
     parent = run or default_artifact("checkpoint")
-    from dmedge.export.bundle import ExportConfig, export_bundle
+    from dmedge.export.bundle import export_bundle
 
-    bundles = [export_bundle(parent, ExportConfig(target=t), place(parent, t, out, len(targets))) for t in targets]
+    bundles = [export_bundle(parent, c, place(parent, c.target, out, len(targets))) for c in configs]
     if as_json:
         print_json([facts(bundle) for bundle in bundles])
     else:
@@ -52,7 +59,7 @@ def print_targets(as_json: bool) -> None:
     from dmedge.export.targets import TARGETS
 
     if as_json:
-        print_json({name: {"runtime": t.runtime, "description": t.description} for name, t in TARGETS.items()})
+        print_json({name: {"runtimes": t.runtimes, "description": t.description} for name, t in TARGETS.items()})
     else:
         for name, target in TARGETS.items():
             click.echo(f"{name:14} {target.description}")
@@ -78,4 +85,5 @@ def print_result(bundle: Artifact) -> None:
     click.echo(f"  download    {found['download_bytes']:,} bytes")
     parity = bundle.manifest.summary["parity"]
     assert isinstance(parity, dict)
-    click.echo("  vs torch    " + ", ".join(f"{name} {error:.1g}" for name, error in parity.items()))
+    for runtime, errors in parity.items():
+        click.echo(f"  vs torch    {', '.join(f'{name} {error:.1g}' for name, error in errors.items())} ({runtime})")

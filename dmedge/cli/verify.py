@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 baseline_option = click.option(
     "--baseline", type=ArtifactParam("checkpoint"), help="Float checkpoint [default: the eldest it was made from]."
 )
+runtime_option = click.option("--runtime", metavar="NAME", help="Whose programs [default: the first of the bundle].")
 recipe_option = click.option("--recipe", metavar="NAME_OR_PATH", help="Take the budget of this recipe.")
 budget_option = click.option(
     "--budget",
@@ -37,6 +38,7 @@ budget_option = click.option(
 @click.option("--style", default="twemoji", show_default=True, help="Art style of the emoji.")
 @click.option("--max-per-language", type=click.IntRange(1), metavar="N", help="At most N texts per language.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
+@runtime_option
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work.")
 @out_option
 @json_option

@@ -80,7 +80,8 @@ def _check_sides(sides: Mapping[str, Artifact]) -> None:
 def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings, budget: Budget) -> dict[str, Any]:
     """The content of bench.json."""
     lines = judge_latency(timings.cases, budget)
-    coverage = measure_coverage(sides["artifact"])
+    runtime = timings.runtime["runtime"]
+    coverage = measure_coverage(sides["artifact"], runtime)
     return {
         "label": LABEL,
         "verdict": overall(lines) if lines else None,
@@ -93,7 +94,7 @@ def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings,
         "front_end": {name: percentiles_ms(samples) for name, samples in timings.front.items()},
         "start": {side: _start_json(starts) for side, starts in timings.starts.items()},
         "size": {
-            side: {"program_bytes": program_bytes(artifact), "download_bytes": download_bytes(artifact)}
+            side: {"program_bytes": program_bytes(artifact, runtime), "download_bytes": download_bytes(artifact)}
             for side, artifact in sides.items()
         },
         "parity": {side: parity.to_json() for side, parity in timings.parity.items()},

@@ -21,6 +21,7 @@ class VerifyConfig:
     style: str = TEST_STYLE
     split: str = "all"
     max_per_language: int | None = None  # texts; fewer are quicker, and may not be enough to pass
+    runtime: str | None = None  # whose programs to judge; none named means the first of the bundle
     threads: int = 1
     workers: int = 1  # processes that share the work of a bundle; they change no figure
     resamples: int = RESAMPLES
@@ -49,6 +50,7 @@ class BenchConfig:
     repeats: int = 3  # of loading, each in a new process
     data: str = "emoji"
     style: str = TEST_STYLE
+    runtime: str | None = None  # whose programs to time; none named means the first of the bundle
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.repeats < 1 or self.rounds < 2:

@@ -40,8 +40,11 @@ class Coverage:
         return asdict(self) | {"share_carried_out": self.share_carried_out}
 
 
-def measure_coverage(bundle: Artifact) -> Coverage | None:
+def measure_coverage(bundle: Artifact, runtime: str) -> Coverage | None:
     """Look for the integers of the checkpoint that `bundle` was exported from; None if it is not found.
+
+    Args:
+        runtime: whose program files to look into.
 
     Raises:
         ArtifactError: the checkpoint is damaged.
@@ -55,7 +58,7 @@ def measure_coverage(bundle: Artifact) -> Coverage | None:
         if checkpoint is None:
             return None
         integers = _integers(checkpoint)
-        programs = [bundle.file(name).read_bytes() for name in sorted(_program_files(bundle))]
+        programs = [bundle.file(name).read_bytes() for name in sorted(_program_files(bundle, runtime))]
         planned -= {name for name in planned if name in integers and integers[name].nbytes < LEAST_BYTES}
         found = {name for name in planned if name in integers and _is_in(integers[name], programs)}
     summary = bundle.manifest.summary
@@ -65,7 +68,7 @@ def measure_coverage(bundle: Artifact) -> Coverage | None:
         missing=tuple(sorted(planned - found)),
         parameter_share_int8=_share(summary.get("parameter_share_int8")),
         mac_share_int8=_share(summary.get("mac_share_int8")),
-        lowering=lowering if isinstance(lowering := summary.get("lowering"), Mapping) else None,
+        lowering=lowerings.get(runtime) if isinstance(lowerings := summary.get("lowering"), Mapping) else None,
     )
 
 
@@ -89,8 +92,8 @@ def _integers(checkpoint: Artifact) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def _program_files(bundle: Artifact) -> set[str]:
-    return {program.file for program in bundle.manifest.programs}
+def _program_files(bundle: Artifact, runtime: str) -> set[str]:
+    return {program.file for program in bundle.manifest.programs if program.runtime == runtime}
 
 
 def _is_in(weight: np.ndarray[Any, Any], programs: list[bytes]) -> bool:

@@ -49,7 +49,7 @@ class Measured:
 def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
     """One line for every limit that verification can judge, in the order of `Budget`."""
     kept = measured.comparison.judged["text_to_image"]
-    size = size_ratio(measured.bundle, measured.fp32_bundle)
+    size = size_ratio(measured)
     lines = []
     if (limit := budget.macro_recall_at_10_retention) is not None:
         lines.append(judge_retention("macro_recall_at_10_retention", limit, kept.macro))
@@ -70,9 +70,12 @@ def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
     return lines
 
 
-def size_ratio(bundle: Artifact, fp32_bundle: Artifact | None) -> float | None:
-    """Bytes of the programs over those of the fp32 bundle; None without one."""
-    return program_bytes(bundle) / program_bytes(fp32_bundle) if fp32_bundle else None
+def size_ratio(measured: Measured) -> float | None:
+    """Bytes of the programs that were judged over those of the fp32 bundle; None without one."""
+    if measured.fp32_bundle is None:
+        return None
+    runtime = measured.facts["runtime"]
+    return program_bytes(measured.bundle, runtime) / program_bytes(measured.fp32_bundle, runtime)
 
 
 def report_json(measured: Measured, lines: Sequence[BudgetLine], config: VerifyConfig) -> dict[str, Any]:
@@ -113,14 +116,15 @@ def report_json(measured: Measured, lines: Sequence[BudgetLine], config: VerifyC
 
 
 def _size_json(measured: Measured) -> dict[str, Any]:
+    runtime = measured.facts["runtime"]
     sizes: dict[str, Any] = {
-        "program_bytes": program_bytes(measured.bundle),
+        "program_bytes": program_bytes(measured.bundle, runtime),
         "download_bytes": download_bytes(measured.bundle),
     }
     if measured.fp32_bundle is not None:
-        sizes["fp32_program_bytes"] = program_bytes(measured.fp32_bundle)
+        sizes["fp32_program_bytes"] = program_bytes(measured.fp32_bundle, runtime)
         sizes["fp32_download_bytes"] = download_bytes(measured.fp32_bundle)
-        sizes["ratio"] = size_ratio(measured.bundle, measured.fp32_bundle)
+        sizes["ratio"] = size_ratio(measured)
     return sizes
 
 

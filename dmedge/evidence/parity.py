@@ -2,8 +2,8 @@
 
 A bundle carries its conformance pack in `conformance/`, which an app can read as well:
 
-* `cases.json`: `{"tolerances": {program: number}, "images": [file], "texts": [text]}`; files are
-  relative to `conformance/`.
+* `cases.json`: `{"tolerances": {runtime: {program: number}}, "images": [file], "texts": [text]}`; files
+  are relative to `conformance/`.
 * `golden.npz`: for case i of a program, each input and output under `PROGRAM/i/NAME`. Pixels of
   `encode_image/i` are those of `images[i]` after preprocessing, ids of `encode_text/i` those of
   `texts[i]`, so the pack tests resizing and tokenising too; a program may have further cases.
@@ -72,7 +72,7 @@ class ParityReport:
 
 
 def check_parity(session: Session, bundle: Artifact) -> ParityReport:
-    """Run the conformance pack of `bundle`.
+    """Run the conformance pack of `bundle` by the programs of `session`.
 
     Raises:
         ArtifactError: the pack is missing, unreadable, or lacks a program.
@@ -80,8 +80,10 @@ def check_parity(session: Session, bundle: Artifact) -> ParityReport:
     folder = bundle.root / "conformance"
     cases, golden = _read_cases(folder), _read_golden(folder)
     programs = {
-        program.name: _compare(session, program, golden, cases["tolerances"].get(program.name), folder)
-        for program in bundle.manifest.programs
+        program.name: _compare(
+            session, program, golden, cases["tolerances"].get(program.runtime, {}).get(program.name), folder
+        )
+        for program in session.programs
     }
     return ParityReport(
         programs=programs,
@@ -155,8 +157,9 @@ def _texts_differing(bundle: Artifact, texts: Sequence[str], golden: Mapping[str
 def _read_cases(folder: Path) -> dict[str, Any]:
     try:
         cases: dict[str, Any] = json.loads((folder / CASES).read_text(encoding="utf-8"))
-        return {"tolerances": dict(cases["tolerances"]), "images": list(cases["images"]), "texts": list(cases["texts"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        tolerances = {runtime: dict(limits) for runtime, limits in cases["tolerances"].items()}
+        return {"tolerances": tolerances, "images": list(cases["images"]), "texts": list(cases["texts"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{folder / CASES}: {error!r}; expected a conformance pack; run dmedge export") from error
 
 

@@ -4,7 +4,7 @@ Two processes stay loaded and take turns on the same pictures and texts. What an
 the programs (decoding, resizing, tokenising) is timed apart, in this process.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from dmedge.evidence.workload import (
 )
 from dmedge.logs import progress
 from dmedge.runtime.encoder import Encoder
+from dmedge.runtime.session import runtime_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +49,22 @@ def take_timings(sides: Mapping[str, Artifact], data: EvalSet, config: BenchConf
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
     before = local_facts()
-    parity = {side: _checked_parity(artifact, config.threads) for side, artifact in sides.items()}
-    with Encoder(sides["artifact"], threads=config.threads) as encoder:
+    runtime = runtime_of(sides["artifact"], config.runtime)
+
+    def open_side(side: str) -> Encoder:
+        return Encoder(sides[side], threads=config.threads, runtime=runtime)
+
+    parity = {side: _checked_parity(artifact, open_side(side)) for side, artifact in sides.items()}
+    with open_side("artifact") as encoder:
         workload = draw_workload(data, encoder)
         front = time_front_end(workload, encoder)
-    starts = _time_starts(sides, workload, config)
+    starts = _time_starts(open_side, list(sides), workload, config.repeats)
     with ExitStack() as stack:
-        mine, theirs = (stack.enter_context(Encoder(sides[side], config.threads)) for side in ("artifact", "fp32"))
+        mine, theirs = (stack.enter_context(open_side(side)) for side in ("artifact", "fp32"))
         cases = _take_turns(mine, theirs, workload, config.rounds)
         facts = mine.facts()[0]
-    runtime = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
-    return Timings(parity, starts, cases, front, runtime, {"before": before, "after": local_facts()})
+    version = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
+    return Timings(parity, starts, cases, front, version, {"before": before, "after": local_facts()})
 
 
 def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int) -> list[Paired]:
@@ -71,8 +77,8 @@ def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int)
     return found
 
 
-def _checked_parity(artifact: Artifact, threads: int) -> ParityReport:
-    with Encoder(artifact, threads=threads) as encoder:
+def _checked_parity(artifact: Artifact, opened: Encoder) -> ParityReport:
+    with opened as encoder:
         parity = check_parity(encoder.session, artifact)
     if parity.error_ratio > 1:
         raise VerifyError(
@@ -83,13 +89,13 @@ def _checked_parity(artifact: Artifact, threads: int) -> ParityReport:
 
 
 def _time_starts(
-    sides: Mapping[str, Artifact], workload: Workload, config: BenchConfig
+    open_side: Callable[[str], Encoder], sides: Sequence[str], workload: Workload, repeats: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Load, first run and memory of every side, in a new process each time, the sides in changing order."""
     starts: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    for repeat in range(config.repeats):
+    for repeat in range(repeats):
         for side in sorted(sides, reverse=bool(repeat % 2)):
-            with Encoder(sides[side], threads=config.threads) as encoder:
+            with open_side(side) as encoder:
                 starts[side].append(_start(encoder, workload))
     return starts
 

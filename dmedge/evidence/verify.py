@@ -86,7 +86,8 @@ def _measure(
     measured_baseline: Measurement | None,
 ) -> Measured:
     calibration = find_calibration(bundle)
-    with Encoder(bundle, threads=config.threads, workers=config.workers, show_progress=False) as encoder:
+    options = {"threads": config.threads, "workers": config.workers}
+    with Encoder(bundle, **options, runtime=config.runtime, show_progress=False) as encoder:
         if calibration is not None:
             check_calibration(calibration, data, encoder.preprocess)
         parity = check_parity(encoder.session, bundle)
@@ -102,7 +103,7 @@ def _measure(
         comparison=comparison,
         agreement=agreement(mine, theirs),
         parity=parity,
-        coverage=measure_coverage(bundle),
+        coverage=measure_coverage(bundle, facts["runtime"]),
         is_calibration_known=calibration is not None,
         facts=facts,
     )

@@ -20,6 +20,7 @@ from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.evaluate import open_evalset
 from dmedge.manifest import canonical_json, read_manifest
+from dmedge.runtime.session import runtime_of
 
 __all__ = ["BenchConfig", "VerifyConfig", "bench", "fp32_twin", "verify"]
 
@@ -56,7 +57,7 @@ def verify(
         data=data,
         config=config,
         budget=budget or Budget(),
-        fp32_bundle=fp32_twin(baseline, bundle, out.parent / CACHE),
+        fp32_bundle=fp32_twin(baseline, bundle, out.parent / CACHE, config.runtime),
         measured_baseline=measured,
     )
 
@@ -84,7 +85,7 @@ def bench(
     check_baseline(bundle, baseline)
     return bench_bundle(
         bundle,
-        fp32_twin(baseline, bundle, out.parent / CACHE),
+        fp32_twin(baseline, bundle, out.parent / CACHE, config.runtime),
         baseline,
         out,
         data=without_languages(open_evalset(config.data, style=config.style), dropped_languages(bundle, baseline)),
@@ -94,35 +95,40 @@ def bench(
     )
 
 
-def fp32_twin(baseline: Artifact, bundle: Artifact, cache: Path) -> Artifact:
+def fp32_twin(baseline: Artifact, bundle: Artifact, cache: Path, wanted: str | None = None) -> Artifact:
     """The baseline exported for the target of `bundle`: one that stands beside it, or made once and kept in `cache`.
 
+    Args:
+        wanted: the runtime that it must have programs for [default: that of the first program of `bundle`].
+
     Raises:
-        ArtifactError: the bundle names no target.
+        ArtifactError: the bundle names no target, or has no programs for `wanted`.
         ExportError: the baseline cannot be exported.
     """
     target = bundle.manifest.target
     if target is None:
         raise ArtifactError(f"{bundle.root}: names no target; expected a bundle; run dmedge export")
+    runtime = runtime_of(bundle, wanted)
     versions = hashlib.sha256(canonical_json(tool_versions())).hexdigest()
-    place = cache / f"{baseline.digest[:16]}-{target}-{versions[:8]}"
+    place = cache / f"{baseline.digest[:16]}-{target}-{runtime}-{versions[:8]}"
     for folder in (place, bundle.root, *find_artifacts(baseline.root.parent)):
-        if folder.is_dir() and _is_twin(folder, baseline, target):
+        if folder.is_dir() and _is_twin(folder, baseline, target, runtime):
             return load_artifact(folder, kind="bundle")
     from dmedge.export.bundle import ExportConfig, export_bundle
 
     logger.info("exporting the fp32 baseline for %s to compare with; it is kept in %s", target, cache)
-    return export_bundle(baseline, ExportConfig(target=target), place)
+    return export_bundle(baseline, ExportConfig(target=target, runtimes=(runtime,)), place)
 
 
-def _is_twin(folder: Path, baseline: Artifact, target: str) -> bool:
-    """Whether `folder` holds `baseline` itself, exported for `target` with the tools that are installed."""
+def _is_twin(folder: Path, baseline: Artifact, target: str, runtime: str) -> bool:
+    """Whether `folder` holds `baseline` itself, exported for both with the tools that are installed."""
     try:
         manifest = read_manifest(folder)
     except ArtifactError:  # damaged, or no artifact
         return False
     is_bundle = manifest.kind == "bundle" and manifest.target == target and dict(manifest.tools) == tool_versions()
-    return is_bundle and is_float(manifest) and baseline.digest in manifest.parents.values()
+    is_fitting = is_bundle and any(program.runtime == runtime for program in manifest.programs)
+    return is_fitting and is_float(manifest) and baseline.digest in manifest.parents.values()
 
 
 def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:

@@ -35,28 +35,40 @@ class Encoder:
     at a time, as on a device. Either way nothing is padded to the length of a neighbour.
     """
 
-    def __init__(self, artifact: Artifact, threads: int = 1, workers: int = 1, *, show_progress: bool = True) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        threads: int = 1,
+        workers: int = 1,
+        *,
+        runtime: str | None = None,
+        show_progress: bool = True,
+    ) -> None:
         """Load the programs of `artifact`.
 
         Args:
             artifact: a checkpoint or a bundle.
             threads: threads that one run may use.
             workers: processes that share the work of a bundle.
+            runtime: one of those that a bundle has programs for [default: that of its first program].
             show_progress: whether long work shows progress on standard error.
 
         Raises:
-            ArtifactError: `artifact` holds nothing to run, or lacks a file that feeding it takes.
+            ArtifactError: `artifact` holds nothing to run or nothing for `runtime`, or lacks a file to feed it.
             DmedgeError: the runtime is missing, or cannot load the programs.
         """
         if workers < 1:
             raise DmedgeError(f"workers is {workers}; expected 1 or more")
-        copies = 1 if runtime_of(artifact) == "torch" else workers
+        found = runtime_of(artifact, runtime)
+        copies = 1 if found == "torch" else workers
         self._show_progress = show_progress
         self.tokenizer = open_tokenizer(artifact, context_length(artifact))
         self.preprocess = Preprocess.from_json(json.loads(artifact.file("preprocessor_config.json").read_text("utf-8")))
         self.labels: tuple[str, ...] = tuple(json.loads(artifact.file("labels.json").read_text("utf-8")))
         with ExitStack() as stack:
-            self._sessions = [stack.enter_context(open_session(artifact, threads=threads)) for _ in range(copies)]
+            self._sessions = [
+                stack.enter_context(open_session(artifact, runtime=found, threads=threads)) for _ in range(copies)
+            ]
             self._stack = stack.pop_all()
 
     @property

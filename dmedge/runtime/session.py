@@ -74,44 +74,50 @@ class Session(Protocol):
     ) -> None: ...
 
 
-def open_session(artifact: Artifact, *, threads: int = 1, timeout_s: float = TIMEOUT_S) -> Session:
+def open_session(
+    artifact: Artifact, *, runtime: str | None = None, threads: int = 1, timeout_s: float = TIMEOUT_S
+) -> Session:
     """Load the programs of a checkpoint (in this process, by torch) or of a bundle (in a worker process).
 
     Args:
+        runtime: one of those that a bundle has programs for [default: that of its first program].
         threads: threads that one run may use.
         timeout_s: longest wait for one answer of a worker (a run, or a chunk of many).
 
     Raises:
-        ArtifactError: the artifact holds nothing to run, or programs of several runtimes.
+        ArtifactError: the artifact holds nothing to run, or nothing for `runtime`.
         DmedgeError: the runtime is not installed, or cannot load the programs.
     """
     if threads < 1:
         raise DmedgeError(f"threads is {threads}; expected 1 or more")
-    if runtime_of(artifact) == "torch":
+    found = runtime_of(artifact, runtime)
+    if found == "torch":
         from dmedge.runtime.torch_session import TorchSession
 
         return TorchSession(artifact, threads=threads)
     from dmedge.runtime.worker_session import WorkerSession
 
-    return WorkerSession(artifact, threads=threads, timeout_s=timeout_s)
+    return WorkerSession(artifact, found, threads=threads, timeout_s=timeout_s)
 
 
-def runtime_of(artifact: Artifact) -> Runtime:
-    """The runtime that carries the programs of a checkpoint or a bundle.
+def runtime_of(artifact: Artifact, wanted: str | None = None) -> Runtime:
+    """The runtime that carries the programs of a checkpoint or a bundle: `wanted`, or that of the first program.
 
     Raises:
-        ArtifactError: the artifact holds nothing to run, or programs of several runtimes.
+        ArtifactError: the artifact holds nothing to run, or nothing for the runtime that is wanted.
     """
-    if artifact.manifest.kind == "checkpoint":
-        return "torch"
-    runtimes = {program.runtime for program in artifact.manifest.programs}
-    if runtimes not in ({"executorch"}, {"onnxruntime"}):
-        found = " and ".join(sorted(runtimes)) or "no runtime"
+    programs = artifact.manifest.programs
+    runtimes: list[Runtime] = ["torch"] if artifact.manifest.kind == "checkpoint" else [p.runtime for p in programs]
+    if not runtimes:
         raise ArtifactError(
-            f"{artifact.root}: {artifact.manifest.kind} with programs for {found}; "
+            f"{artifact.root}: {artifact.manifest.kind} without programs; "
             "expected a checkpoint, or a bundle for executorch or onnxruntime; run dmedge export"
         )
-    return runtimes.pop()
+    for runtime in runtimes:
+        if wanted in (None, runtime):
+            return runtime
+    known = list(dict.fromkeys(runtimes))
+    raise ArtifactError(f"{artifact.root}: has no programs for {wanted!r}{near_match(str(wanted), known)}")
 
 
 def find_program(programs: Iterable[Program], name: str) -> Program:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dmedge.artifact import Artifact
 from dmedge.errors import DmedgeError
+from dmedge.manifest import Runtime
 from dmedge.runtime.session import SessionFacts, check_inputs, find_program
 from dmedge.runtime.wire import Array, pack, unpack
 
@@ -26,11 +27,11 @@ _END_WAIT_S = 2.0
 
 
 class WorkerSession:
-    """The programs of a bundle in one worker process; not to be shared between threads."""
+    """The programs of a bundle for one runtime in a worker process; not to be shared between threads."""
 
-    def __init__(self, artifact: Artifact, *, threads: int, timeout_s: float) -> None:
-        self.programs = artifact.manifest.programs
-        self._runtime = self.programs[0].runtime
+    def __init__(self, artifact: Artifact, runtime: Runtime, *, threads: int, timeout_s: float) -> None:
+        self.programs = tuple(program for program in artifact.manifest.programs if program.runtime == runtime)
+        self._runtime = runtime
         self._root = artifact.root.resolve()
         files = ", ".join(sorted({program.file for program in self.programs}))
         self._name = f"{artifact.root} ({files}): the {self._runtime} worker"
