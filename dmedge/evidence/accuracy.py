@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -142,7 +143,8 @@ def measure(
 ) -> Measurement:
     """Evaluate language by language, and keep the embeddings of some texts.
 
-    Only one language is in memory at a time: the texts of 100 languages would fill gigabytes.
+    A language is ranked in a thread while the next is embedded: matrix products and runtimes leave
+    Python's lock alone. Two languages are in memory at most: the texts of 100 would fill gigabytes.
 
     Args:
         keep: rows of the texts whose embeddings to return [default: none].
@@ -159,13 +161,18 @@ def measure(
     keep = np.empty(0, np.int64) if keep is None else keep
     images = _checked(encoder.images(data.images), "image")
     kept = np.zeros((len(keep), images.shape[1]), np.float32)
-    parts = []
-    for rows in language_rows(data).values():
-        texts = _embed_texts(encoder, data, rows)
-        is_here = np.isin(keep, rows)
-        kept[is_here] = texts[np.searchsorted(rows, keep[is_here])]
-        parts.append(_rank_language(texts, images, data, rows))
-        advance(len(rows))
+    parts, before = [], None
+    with ThreadPoolExecutor(1) as ranking:
+        for rows in language_rows(data).values():
+            texts = _embed_texts(encoder, data, rows)
+            is_here = np.isin(keep, rows)
+            kept[is_here] = texts[np.searchsorted(rows, keep[is_here])]
+            if before is not None:
+                parts.append(before.result())
+            before = ranking.submit(_rank_language, texts, images, data, rows)
+            advance(len(rows))
+        assert before is not None  # a set with texts has a language
+        parts.append(before.result())
     to_image, to_text = (
         Queries(*(np.concatenate(columns) for columns in zip(*part, strict=True))) for part in zip(*parts, strict=True)
     )
