@@ -1,6 +1,7 @@
 """Which emoji and which texts are held out: by hash, so that no file and no seed is needed."""
 
 import hashlib
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from dmedge.data.emoji import EmojiPack
@@ -40,6 +41,7 @@ def cell_split(hexcode: str, locale: str) -> Split:
     return "validation" if fraction < TEST_SHARE + VALIDATION_SHARE else "train"
 
 
+@lru_cache(maxsize=1)
 def training_texts(pack: EmojiPack) -> tuple[Text, ...]:
     """Names and keywords of the training cells of seen emoji: all the text that may be trained on."""
     texts = []
