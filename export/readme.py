@@ -100,6 +100,8 @@ score = query @ encode_image.execute([pixels])[0].T
 
 SNIPPETS: Mapping[tuple[str, EngineName], str] = {
     ("android", "xnnpack"): _ANDROID,
+    ("ios", "xnnpack"): "",
+    ("ios", "coreml"): "",
     ("linux-x86_64", "onnxruntime"): _PYTHON_ONNX,
     ("linux-x86_64", "xnnpack"): _PYTHON_EXECUTORCH,
 }

@@ -93,7 +93,8 @@ def _integers(checkpoint: Artifact) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _program_files(bundle: Artifact, runtime: str) -> set[str]:
-    return {program.file for program in bundle.manifest.programs if program.runtime == runtime}
+    programs = [program for program in bundle.manifest.programs if program.runtime == runtime]
+    return {name for program in programs for name in bundle.manifest.program_files(program)}
 
 
 def _is_in(weight: np.ndarray[Any, Any], programs: list[bytes]) -> bool:
