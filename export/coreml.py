@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 
 from dmedge.artifact import Program
 from dmedge.errors import require
+from dmedge.export.coreml_check import check_arithmetic
 from dmedge.export.coreml_weights import check_integers, has_groups, stored_model
 from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
 from dmedge.export.quiet import quiet
@@ -42,19 +43,26 @@ def export_coreml(model: DualEncoder, programs: tuple[Program, ...], root: Path)
         root: of the bundle.
 
     Raises:
-        ExportError: an integer tensor is not in the packages.
+        ExportError: an integer tensor is not in the packages, or they compute something else.
         DmedgeError: coremltools is not installed.
     """
     packages = {program.name: root / program.file for program in programs}
+    weights_only = stored_model(model)
     with quiet():
         require("coremltools", "coreml")
-        for name, traced in _trace(stored_model(model), programs).items():
-            program = next(program for program in programs if program.name == name)
-            _write_package(_convert(traced, program, model), packages[name])
+        if has_groups(model):
+            require("torchao.quantization.quant_primitives", "coreml")  # registers the operation that decompresses int4
+        for program, traced in zip(programs, _trace(weights_only, programs), strict=True):
+            _write_package(_convert(traced, program, model), packages[program.name])
         check_integers(model, packages)
+        error = check_arithmetic(weights_only, programs, packages)
     return Lowering(
         delegated={},  # which unit runs an operation is decided on the device
-        facts={"format": "ML program", "deployment_target": _deployment_target(model), "precision": "float16"},
+        facts={
+            "deployment_target": _deployment_target(model),
+            "precision": "float16",
+            "error_beside_rounded_activations": float(f"{error:.1e}"),
+        },
     )
 
 
@@ -62,18 +70,18 @@ def _deployment_target(model: DualEncoder) -> str:
     return "iOS18" if has_groups(model) else "iOS17"
 
 
-def _trace(model: DualEncoder, programs: tuple[Program, ...]) -> dict[str, ExportedProgram]:
+def _trace(model: DualEncoder, programs: tuple[Program, ...]) -> list[ExportedProgram]:
     limits = {"length": model.config.context_length}
     with evaluating(model, programs) as modules:
-        return {
-            program.name: torch.export.export(
+        return [
+            torch.export.export(
                 modules[program.name],
                 example_inputs(program),
                 dynamic_shapes=(free_dimensions(program, limits),),
                 strict=False,
             ).run_decompositions({})
             for program in programs
-        }
+        ]
 
 
 def _convert(traced: ExportedProgram, program: Program, model: DualEncoder) -> Any:

@@ -29,7 +29,8 @@ class Engine:
 # Greatest error on the conformance pack. Dynamic ranges follow float32 activations, so some value near
 # a tie falls the other way, and the difference grows from layer to layer, more so where a runtime takes
 # one range per call. Static ranges leave ties alone, which a picture of one colour can have everywhere
-# at once.
+# at once. Core ML rounds no activation to int8, so it differs by all that rounding costs there; what it computes from
+# the same weights is compared more narrowly when it is written.
 ENGINES: Mapping[EngineName, Engine] = {
     "xnnpack": Engine(
         runtime="executorch",
@@ -52,8 +53,8 @@ ENGINES: Mapping[EngineName, Engine] = {
         file="programs/{name}.mlpackage",
         fixed={"batch": 1},
         needs=(("coremltools", "coreml"),),
-        int8_tolerances={"encode_image": 0.5, "encode_text": 0.5, "fuse": 0.5},
-        float_tolerances={"encode_image": 0.5, "encode_text": 0.5, "fuse": 0.5},
+        int8_tolerances={"encode_image": 0.35, "encode_text": 0.2, "fuse": 0.2},
+        float_tolerances=dict.fromkeys(PROGRAMS, 0.01),
         dtypes={"uint8": "float32"},
         description="Core ML packages in float16, batch 1",
     ),

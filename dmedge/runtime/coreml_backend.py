@@ -17,8 +17,7 @@ from dmedge.environment import package_version
 from dmedge.errors import DmedgeError, require
 from dmedge.runtime.wire import Array
 
-
-# What coremltools imports if it finds it, to convert models of theirs: 10 s and 200 MB for one that only reads packages.
+# What coremltools imports if it finds it, to convert models of theirs: seconds and 200 MB, and needless for reading.
 _LOADED_FOR_NOTHING = ("sklearn", "xgboost", "tensorflow", "transformers", "torchao", "executorch")
 
 
@@ -56,9 +55,7 @@ class CoremlBackend:
     def run(self, program: str, inputs: Sequence[Array], outputs: Sequence[int]) -> list[Array]:
         """Run one program once and return the outputs asked for."""
         loaded = self._programs[program]
-        tensors = {
-            name: self._torch.from_numpy(array) for name, array in zip(loaded.inputs, inputs, strict=True)
-        }
+        tensors = {name: self._torch.from_numpy(array) for name, array in zip(loaded.inputs, inputs, strict=True)}
         try:
             with self._torch.inference_mode():
                 results = loaded.run(tensors)

@@ -6,7 +6,7 @@ program declares, float16 for most, while sums run in float32.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,7 @@ def read_package(package: Path) -> Any:
         [weights] = paths.values()
         return loader.load(spec, spec.specificationVersion, str(weights))
     except damages as error:
-        raise DmedgeError(
-            f"cannot load {package}: {error!r}; expected a Core ML package; run dmedge export"
-        ) from error
+        raise DmedgeError(f"cannot load {package}: {error!r}; expected a Core ML package; run dmedge export") from error
 
 
 def operations_of(program: Any) -> Iterable[Any]:
@@ -135,9 +133,8 @@ def _constant(value: Any) -> Value:
     array = np.asarray(value)
     if array.dtype.kind in "US":
         return str(array)
-    kinds: Mapping[str, Callable[[Any], Any]] = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.bool_}
-    wide = array.astype(kinds[array.dtype.kind])
-    return wide.item() if wide.ndim == 0 else torch.from_numpy(np.array(wide))  # type: ignore[no-any-return]
+    wide = array.astype({"f": "float32", "i": "int32", "u": "int32", "b": "bool"}[array.dtype.kind])
+    return wide.item() if wide.ndim == 0 else torch.from_numpy(wide)
 
 
 def _dtype(variable: Any) -> torch.dtype:

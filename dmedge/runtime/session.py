@@ -112,7 +112,7 @@ def runtime_of(artifact: Artifact, wanted: str | None = None) -> Runtime:
     if not runtimes:
         raise ArtifactError(
             f"{artifact.root}: {artifact.manifest.kind} without programs; "
-            "expected a checkpoint, or a bundle for executorch or onnxruntime; run dmedge export"
+            "expected a checkpoint, or a bundle for executorch, onnxruntime or coreml; run dmedge export"
         )
     for runtime in runtimes:
         if wanted in (None, runtime):
