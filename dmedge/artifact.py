@@ -239,14 +239,15 @@ def find_artifacts(root: Path) -> list[Path]:
 
 
 def program_bytes(artifact: Artifact, runtime: str | None = None) -> int:
-    """Size of the programs alone: the files they name, and all else below programs/.
+    """Size of the programs alone: the files that make them up, and all else below programs/.
 
     Args:
         runtime: whose programs count [default: all].
     """
-    programs, files = artifact.manifest.programs, artifact.manifest.files
-    named = {program.file for program in programs if runtime in (None, program.runtime)}
-    others = {program.file for program in programs} - named
+    manifest, files = artifact.manifest, artifact.manifest.files
+    owners = [(program.runtime, name) for program in manifest.programs for name in manifest.program_files(program)]
+    named = {name for owner, name in owners if runtime in (None, owner)}
+    others = {name for _, name in owners} - named
     counted = [name for name in files if name in named or (name.startswith("programs/") and name not in others)]
     return sum(files[name].size_bytes for name in counted)
 

@@ -11,7 +11,7 @@ from dmedge.config import load_config
 from dmedge.errors import ArtifactError, ConfigError
 
 Kind = Literal["checkpoint", "bundle", "evidence"]
-Runtime = Literal["torch", "onnxruntime", "executorch"]
+Runtime = Literal["torch", "onnxruntime", "executorch", "coreml"]
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -40,7 +40,7 @@ class Program:
     """One entry point of a model, and the file and runtime that carry it."""
 
     name: str  # "encode_image", "encode_text" or "fuse"
-    file: str
+    file: str  # or the directory that holds all of it, as a `.mlpackage` does
     runtime: Runtime
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -68,8 +68,12 @@ class Manifest:
             if not is_safe_name(name):
                 raise ValueError(f"unsafe file name {name!r}; expected a plain relative path")
         for program in self.programs:
-            if program.file not in self.files:
+            if not self.program_files(program):
                 raise ValueError(f"program {program.name!r} names {program.file!r}, which is not among its files")
+
+    def program_files(self, program: Program) -> tuple[str, ...]:
+        """Files that make up one program: the one that it names, or all in the directory that it names."""
+        return tuple(name for name in self.files if name == program.file or name.startswith(f"{program.file}/"))
 
     @property
     def digest(self) -> str:

@@ -11,6 +11,7 @@ from dmedge.errors import ExportError, require
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.export.config import ExportConfig
 from dmedge.export.conformance import write_conformance
+from dmedge.export.coreml import export_coreml
 from dmedge.export.engines import ENGINES, EngineName, tolerances
 from dmedge.export.executorch import export_executorch
 from dmedge.export.onnx import export_onnx
@@ -32,7 +33,11 @@ __all__ = ["ExportConfig", "export_bundle"]
 
 Exporter = Callable[[DualEncoder, tuple[Program, ...], Path], Lowering]
 
-EXPORTERS: Mapping[EngineName, Exporter] = {"xnnpack": export_executorch, "onnxruntime": export_onnx}
+EXPORTERS: Mapping[EngineName, Exporter] = {
+    "xnnpack": export_executorch,
+    "onnxruntime": export_onnx,
+    "coreml": export_coreml,
+}
 
 
 def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact:
@@ -55,7 +60,9 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
         for name in engines:
             advance(note=f"lowering for {name}")
             engine = ENGINES[name]
-            programs[name] = bundle_programs(checkpoint.model.config, engine.runtime, engine.file, engine.fixed)
+            programs[name] = bundle_programs(
+                checkpoint.model.config, engine.runtime, engine.file, engine.fixed, engine.dtypes
+            )
             lowerings[engine.runtime] = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
         _write_beside(draft.path, parent, checkpoint, config, engines)
         facts: dict[str, object] = {"context_length": checkpoint.model.config.context_length}

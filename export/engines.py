@@ -1,12 +1,12 @@
 """The engines: a file format, the runtime that carries it, and how near to torch it must come."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dmedge.manifest import Runtime
 
-EngineName = Literal["xnnpack", "onnxruntime"]
+EngineName = Literal["xnnpack", "onnxruntime", "coreml"]
 
 PROGRAMS = ("encode_image", "encode_text", "fuse")
 FLOAT_TOLERANCE = 1e-4
@@ -17,17 +17,20 @@ class Engine:
     """One way to write and run programs."""
 
     runtime: Runtime
-    file: str  # of a program, with {name} where each has its own
+    file: str  # of a program, or its directory, with {name} where each has its own
     fixed: Mapping[str, int]  # dimensions that may not vary
     needs: tuple[tuple[str, str], ...]  # module, extra of this package
     int8_tolerances: Mapping[str, float]  # program -> greatest error, relative to the largest golden value
+    float_tolerances: Mapping[str, float] | None = None  # of a float checkpoint [default: FLOAT_TOLERANCE for each]
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # of inputs that the runtime lacks -> taken in their place
     description: str
 
 
 # Greatest error on the conformance pack. Dynamic ranges follow float32 activations, so some value near
 # a tie falls the other way, and the difference grows from layer to layer, more so where a runtime takes
 # one range per call. Static ranges leave ties alone, which a picture of one colour can have everywhere
-# at once.
+# at once. Core ML rounds no activation to int8, so it differs by all that rounding costs there; what it computes from
+# the same weights is compared more narrowly when it is written.
 ENGINES: Mapping[EngineName, Engine] = {
     "xnnpack": Engine(
         runtime="executorch",
@@ -45,9 +48,22 @@ ENGINES: Mapping[EngineName, Engine] = {
         int8_tolerances={"encode_image": 0.1, "encode_text": 0.25, "fuse": 0.25},
         description="ONNX programs for onnxruntime's CPU provider, any batch",
     ),
+    "coreml": Engine(
+        runtime="coreml",
+        file="programs/{name}.mlpackage",
+        fixed={"batch": 1},
+        needs=(("coremltools", "coreml"),),
+        int8_tolerances={"encode_image": 0.35, "encode_text": 0.2, "fuse": 0.2},
+        float_tolerances=dict.fromkeys(PROGRAMS, 0.01),
+        dtypes={"uint8": "float32"},
+        description="Core ML packages in float16, batch 1",
+    ),
 }
 
 
 def tolerances(engine: EngineName, *, is_float: bool) -> dict[str, float]:
     """Program -> greatest error that `engine` may have."""
-    return dict.fromkeys(PROGRAMS, FLOAT_TOLERANCE) if is_float else dict(ENGINES[engine].int8_tolerances)
+    found = ENGINES[engine]
+    if not is_float:
+        return dict(found.int8_tolerances)
+    return dict(found.float_tolerances or dict.fromkeys(PROGRAMS, FLOAT_TOLERANCE))

@@ -40,7 +40,9 @@ class ProgramModule(nn.Module):
         return outputs
 
 
-def bundle_programs(config: ModelConfig, runtime: Runtime, file: str, fixed: Mapping[str, int]) -> tuple[Program, ...]:
+def bundle_programs(
+    config: ModelConfig, runtime: Runtime, file: str, fixed: Mapping[str, int], dtypes: Mapping[str, str]
+) -> tuple[Program, ...]:
     """The programs of a checkpoint as a bundle carries them.
 
     Args:
@@ -48,6 +50,7 @@ def bundle_programs(config: ModelConfig, runtime: Runtime, file: str, fixed: Map
         runtime: that runs them.
         file: where they are, e.g. "programs/{name}.onnx".
         fixed: sizes of dimensions that may not vary in this runtime, e.g. {"batch": 1}.
+        dtypes: of inputs that this runtime lacks, and what it takes in their place, e.g. {"uint8": "float32"}.
     """
 
     def shape(sizes: tuple[int | str, ...]) -> tuple[int | str, ...]:
@@ -58,7 +61,10 @@ def bundle_programs(config: ModelConfig, runtime: Runtime, file: str, fixed: Map
             program.name,
             file.format(name=program.name),
             runtime,
-            tuple(replace(spec, shape=shape(spec.shape)) for spec in program.inputs),
+            tuple(
+                replace(spec, shape=shape(spec.shape), dtype=dtypes.get(spec.dtype, spec.dtype))
+                for spec in program.inputs
+            ),
             tuple(replace(spec, shape=shape(spec.shape)) for spec in program.outputs),
         )
         for program in checkpoint_programs(config)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NOISY = ("torch", "torch.__trace", "torchao", "executorch", "onnxscript", "onnx_ir", "root")
+NOISY = ("torch", "torch.__trace", "torchao", "executorch", "onnxscript", "onnx_ir", "coremltools", "root")
 
 
 @contextmanager

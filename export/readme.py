@@ -53,6 +53,68 @@ fun encodeImage(rgb: ByteArray): FloatArray =
 ```
 """
 
+_SWIFT_EXECUTORCH = """
+## Swift, ExecuTorch
+
+With the Swift package `https://github.com/pytorch/executorch`, branch `swiftpm-1.5.1`, its products `executorch`,
+`backend_xnnpack`, `kernels_optimized` and `kernels_quantized`, and the linker flag `-all_load`:
+
+```swift
+import ExecuTorch
+
+let module = Module(filePath: bundle.appendingPathComponent("programs/model.pte").path)
+
+func encodeText(_ ids: [Int32]) throws -> [Float] {{  // at most {context_length} ids
+    let mask = [Int32](repeating: 1, count: ids.count)
+    let shape = [1, ids.count]
+    let embedding: Tensor<Float> = try module.execute(
+        "encode_text", [Tensor<Int32>(ids, shape: shape), Tensor<Int32>(mask, shape: shape)])[0].tensor()!
+    return embedding.scalars()
+}}
+
+func encodeImage(_ rgb: [UInt8]) throws -> [Float] {{
+    let pixels = Tensor<UInt8>(rgb, shape: [1, {size}, {size}, 3])
+    let embedding: Tensor<Float> = try module.execute("encode_image", [pixels])[0].tensor()!
+    return embedding.scalars()
+}}
+```
+"""
+
+_SWIFT_COREML = """
+## Swift, Core ML
+
+Needs iOS 17, or iOS 18 for weights in int4. Xcode compiles a package that is added to an app; `MLModel.compileModel`
+does so on the device. Core ML has no uint8 arrays: its `encode_image` takes the same numbers, 0 to 255, as float32.
+
+```swift
+import CoreML
+
+func load(_ name: String) async throws -> MLModel {{
+    let package = bundle.appendingPathComponent("programs/\\(name).mlpackage")
+    return try MLModel(contentsOf: await MLModel.compileModel(at: package))
+}}
+
+func embedding(_ model: MLModel, _ inputs: [String: MLMultiArray]) throws -> [Float] {{
+    let outputs = try model.prediction(from: MLDictionaryFeatureProvider(dictionary: inputs))
+    return MLShapedArray<Float>(outputs.featureValue(for: "embedding")!.multiArrayValue!).scalars
+}}
+
+func encodeText(_ model: MLModel, _ ids: [Int32]) throws -> [Float] {{  // at most {context_length} ids
+    let row = MLShapedArray<Int32>(scalars: ids, shape: [1, ids.count])
+    let mask = MLShapedArray<Int32>(repeating: 1, shape: [1, ids.count])
+    return try embedding(model, ["ids": MLMultiArray(row), "mask": MLMultiArray(mask)])
+}}
+
+func encodeImage(_ model: MLModel, _ rgb: [UInt8]) throws -> [Float] {{
+    let pixels = MLShapedArray<Float>(scalars: rgb.map(Float.init), shape: [1, {size}, {size}, 3])
+    return try embedding(model, ["pixels": MLMultiArray(pixels)])
+}}
+```
+
+The packages were read back and computed operation by operation in torch, not by Core ML, and this code was not
+compiled: run `conformance/` on a device before you rely on them.
+"""
+
 _PYTHON_ONNX = """
 ## Python, onnxruntime
 
@@ -100,6 +162,8 @@ score = query @ encode_image.execute([pixels])[0].T
 
 SNIPPETS: Mapping[tuple[str, EngineName], str] = {
     ("android", "xnnpack"): _ANDROID,
+    ("ios", "xnnpack"): _SWIFT_EXECUTORCH,
+    ("ios", "coreml"): _SWIFT_COREML,
     ("linux-x86_64", "onnxruntime"): _PYTHON_ONNX,
     ("linux-x86_64", "xnnpack"): _PYTHON_EXECUTORCH,
 }

@@ -31,6 +31,9 @@ OPERATIONS: Mapping[type[nn.Module], str] = {
 _PER_CALL = "uint8 activations with one range per call, not one per row"
 _BLOCKS = "MatMulNBits, int8 activations with one symmetric range per 32 inputs, not one range per row"
 _SHIFTED = "uint8 activations, zero point and codes shifted by 128"
+_HALF = "float16 storage and arithmetic"
+_WEIGHTS_ONLY = "the same int8 codes as weights, float16 scales; float16 activations, not rounded to int8"
+_INT4_WEIGHTS_ONLY = "the same int4 codes as weights, float16 scales (iOS 18); float16 activations, not rounded to int8"
 _NO_STATIC_LINEAR = "linear layers run with dynamic ranges here"
 
 # (scheme, operation, engine)
@@ -53,6 +56,15 @@ SUPPORT: Mapping[tuple[str, str, EngineName], Support] = {
     ("int8_static", "convolution", "onnxruntime"): Support("exact", _SHIFTED),
     ("int8_static", "activation", "onnxruntime"): Support("exact", _SHIFTED),
     ("int8_static", "linear", "onnxruntime"): Support("refused", _NO_STATIC_LINEAR),
+    ("float32", "embedding", "coreml"): Support("substituted", _HALF),
+    ("float32", "linear", "coreml"): Support("substituted", _HALF),
+    ("float32", "convolution", "coreml"): Support("substituted", _HALF),
+    ("int8_rows", "embedding", "coreml"): Support("substituted", _WEIGHTS_ONLY),
+    ("int8_dynamic", "linear", "coreml"): Support("substituted", _WEIGHTS_ONLY),
+    ("int4_groups", "linear", "coreml"): Support("substituted", _INT4_WEIGHTS_ONLY),
+    ("int8_static", "convolution", "coreml"): Support("substituted", _WEIGHTS_ONLY),
+    ("int8_static", "activation", "coreml"): Support("substituted", "float16, not rounded to int8"),
+    ("int8_static", "linear", "coreml"): Support("refused", _NO_STATIC_LINEAR),
 }
 
 _UNKNOWN = Support("refused", "this combination is unknown")

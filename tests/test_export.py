@@ -286,6 +286,7 @@ def test_the_readme_speaks_of_its_target(bundle: Artifact) -> None:
     text = (bundle.root / "README.md").read_text(encoding="utf-8")
     assert bundle.manifest.target is not None and bundle.manifest.target in text
     assert ("```kotlin" in text) == (bundle.manifest.target == "android")
+    assert ("```swift" in text) == (bundle.manifest.target == "ios")
 
 
 def test_the_python_of_the_readme_runs(onnx_bundle: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ EXTRAS = {
     "torchao": "executorch",
     "onnx": "onnx",
     "onnxscript": "onnx",
+    "coremltools": "coreml",
     "pyarrow": "report",
 }
 

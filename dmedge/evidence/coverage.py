@@ -16,6 +16,7 @@ from dmedge.lineage import trace_lineage
 
 WEIGHTS = "model.safetensors"
 POINT = "_point"  # ends the names of modules that only mark an activation, and hold no weight
+SIGNED = np.uint8(0x88)  # what turns a pair of int4 with an offset of 8 into the signed pair that Core ML keeps
 LEAST_BYTES = 64  # a shorter weight might stand somewhere by chance, so its layer is left out
 
 
@@ -93,11 +94,14 @@ def _integers(checkpoint: Artifact) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _program_files(bundle: Artifact, runtime: str) -> set[str]:
-    return {program.file for program in bundle.manifest.programs if program.runtime == runtime}
+    programs = [program for program in bundle.manifest.programs if program.runtime == runtime]
+    return {name for program in programs for name in bundle.manifest.program_files(program)}
 
 
 def _is_in(weight: np.ndarray[Any, Any], programs: list[bytes]) -> bool:
     layouts = [weight] if weight.ndim < 2 else [weight, np.moveaxis(weight, 0, -1), np.moveaxis(weight, 1, -1)]
+    if weight.dtype == np.uint8:
+        layouts.append(weight ^ SIGNED)
     wanted = [np.ascontiguousarray(layout).tobytes() for layout in layouts]
     return any(content in program for content in wanted for program in programs)
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypedDict
@@ -37,7 +38,7 @@ class Session(Protocol):
         """What can be run, with the inputs and outputs of each."""
 
     def run(self, program: str, inputs: Sequence[Array]) -> list[Array]:
-        """Run one program once.
+        """Run one program once; uint8 pixels may be fed to one that takes them as float32.
 
         Raises:
             DataError: the inputs do not fit the program.
@@ -111,7 +112,7 @@ def runtime_of(artifact: Artifact, wanted: str | None = None) -> Runtime:
     if not runtimes:
         raise ArtifactError(
             f"{artifact.root}: {artifact.manifest.kind} without programs; "
-            "expected a checkpoint, or a bundle for executorch or onnxruntime; run dmedge export"
+            "expected a checkpoint, or a bundle for executorch, onnxruntime or coreml; run dmedge export"
         )
     for runtime in runtimes:
         if wanted in (None, runtime):
@@ -144,6 +145,15 @@ def check_inputs(program: Program, items: Iterable[Sequence[Array]]) -> None:
         if signature not in fitting:
             _check_run(program, inputs)
             fitting.add(signature)
+
+
+def widened(program: Program, inputs: Sequence[Array]) -> list[Array]:
+    """Inputs in the types that `program` takes: uint8 pixels become float32 where a runtime has no uint8."""
+    types = [spec.dtype for spec in program.inputs] if len(inputs) == len(program.inputs) else []
+    return [
+        array.astype(np.float32) if (array.dtype.name, wanted) == ("uint8", "float32") else array
+        for array, wanted in zip_longest(inputs, types)
+    ]
 
 
 def _check_run(program: Program, inputs: Sequence[Array]) -> None:

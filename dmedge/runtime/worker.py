@@ -57,6 +57,10 @@ def _make_backend(runtime: Runtime, threads: int) -> Backend:
         from dmedge.runtime.onnx_backend import OnnxBackend
 
         return OnnxBackend(threads)
+    if runtime == "coreml":
+        from dmedge.runtime.coreml_backend import CoremlBackend
+
+        return CoremlBackend(threads)
     from dmedge.runtime.executorch_backend import ExecutorchBackend
 
     return ExecutorchBackend(threads)

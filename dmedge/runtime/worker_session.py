@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Artifact
 from dmedge.errors import DmedgeError
 from dmedge.manifest import Runtime
-from dmedge.runtime.session import SessionFacts, check_inputs, find_program
+from dmedge.runtime.session import SessionFacts, check_inputs, find_program, widened
 from dmedge.runtime.wire import Array, pack, unpack
 
 CHUNK = 512  # items in one message
@@ -59,6 +59,7 @@ class WorkerSession:
     ) -> list[list[Array]]:
         """See `Session.run_many`; every item is a run of its own, as on a device."""
         spec = find_program(self.programs, program)
+        items = [widened(spec, inputs) for inputs in items]
         check_inputs(spec, items)
         wanted = tuple(range(len(spec.outputs)) if outputs is None else outputs)
         results = []
@@ -70,7 +71,9 @@ class WorkerSession:
 
     def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:
         """See `Session.time`."""
-        check_inputs(find_program(self.programs, program), [inputs])
+        spec = find_program(self.programs, program)
+        inputs = widened(spec, inputs)
+        check_inputs(spec, [inputs])
         elapsed = self._ask("time", (program, pack([inputs]), runs), f"while timing {program}")
         return np.frombuffer(elapsed, np.int64)
 
