@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dmedge.export.engines import ENGINES
 from dmedge.export.targets import chosen_engines
 
 
@@ -14,3 +15,8 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         chosen_engines(self.target, self.runtimes)
+
+    @property
+    def first_runtime(self) -> str:
+        """The runtime that is judged unless another is asked for."""
+        return ENGINES[chosen_engines(self.target, self.runtimes)[0]].runtime

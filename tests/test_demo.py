@@ -70,6 +70,15 @@ def test_it_goes_on_where_it_stood_and_writes_the_report_anew(workshop: Workshop
     assert Path("runs/demo/report.html").read_text().startswith("<html>")
 
 
+def test_what_is_compared_with_is_made_ahead_and_never_beside_a_benchmark(workshop: Workshop) -> None:
+    invoke("--steps", "7")
+    assert workshop.twins == [("android", "executorch"), ("linux-x86_64", "onnxruntime")]
+    assert workshop.waited == 2
+    workshop.twins.clear()
+    invoke("--steps", "7")
+    assert workshop.twins == []  # all evidence stands
+
+
 def test_other_steps_than_last_time_are_refused(workshop: Workshop) -> None:
     invoke("--steps", "7")
     result = invoke("--steps", "8")

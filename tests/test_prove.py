@@ -1,5 +1,8 @@
 """The fp32 twin of a bundle: exported once, kept, and never confused with another."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,15 @@ from dmedge.flow.prove import (
     bench,
     dropped_languages,
     find_accuracy,
-    fp32_twin,
     verify,
     without_languages,
 )
-from dmedge.manifest import Kind
+from dmedge.flow.twins import TwinsAhead, fp32_twin, make_twin
+from dmedge.manifest import Kind, Program, Runtime
+from tests.tiny_bundles import tiny_checkpoint
 from tests.tiny_training import tiny_evalset
+
+__all__ = ["tiny_checkpoint"]  # a fixture
 
 
 def make(
@@ -27,12 +33,15 @@ def make(
 ) -> Artifact:
     with new_artifact(out) as draft:
         (draft.path / "content.bin").write_bytes(out.name.encode())
+        runtime: Runtime = "onnxruntime" if target == "linux-x86_64" else "executorch"
+        programs = [Program("encode_text", "content.bin", runtime, (), ())] if kind == "bundle" else []
         roles = {f"role{i}": parent.digest for i, parent in enumerate(parents)}
         return draft.finish(
             kind=kind,
             stage="test",
             config={},
             parents=roles,
+            programs=programs,
             precision={"*": scheme},
             target=target,
             tools=tool_versions(),
@@ -80,6 +89,33 @@ def test_a_twin_that_stands_beside_the_baseline_is_taken(
     bundle = make(tmp_path / "int8", baseline, target="android", scheme="int8_rows")
     assert fp32_twin(baseline, bundle, tmp_path / ".cache").digest == beside.digest
     assert exported == []
+
+
+def test_whoever_comes_second_waits_and_takes_what_the_first_made(
+    baseline: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def export_bundle(parent: Artifact, config: export_module.ExportConfig, out: Path) -> Artifact:
+        made.append(out)
+        time.sleep(0.3)  # the other comes meanwhile
+        return make(out, parent, target=config.target)
+
+    monkeypatch.setattr(export_module, "export_bundle", export_bundle)
+    with ThreadPoolExecutor(2) as pool:
+        twins = list(pool.map(lambda _: make_twin(baseline, "android", "executorch", tmp_path / ".cache"), range(2)))
+    assert len(made) == 1 and twins[0].digest == twins[1].digest
+
+
+@pytest.mark.slow
+def test_a_twin_made_ahead_is_the_one_that_is_taken(
+    tiny_checkpoint: Artifact, tmp_path: Path, exported: list[str]
+) -> None:
+    cache = tmp_path / "other" / ".cache"
+    with closing(TwinsAhead(tiny_checkpoint, [("linux-x86_64", "onnxruntime")], cache)) as ahead:
+        ahead.wait()
+    twin = make_twin(tiny_checkpoint, "linux-x86_64", "onnxruntime", cache)
+    assert exported == [] and twin.manifest.parents == {"parent": tiny_checkpoint.digest}
 
 
 def test_a_bundle_without_target_has_no_twin(baseline: Artifact, tmp_path: Path, exported: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Stages that take no time, for tests of what runs them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,20 @@ class Workshop:
         self.breaks_at: str | None = None
         self.verdict = "pass"
         monkeypatch.setattr(flow, "_RUNNERS", {kind: self._runner(kind) for kind in flow._RUNNERS})
+        monkeypatch.setattr(flow, "TwinsAhead", self._twins)
+        self.twins: list[tuple[str, str]] = []  # asked for ahead, and whether a benchmark waited for them
+        self.waited = 0
+
+    def _twins(self, baseline: Artifact, wanted: Sequence[tuple[str, str]], cache: Path) -> "Workshop":
+        self.twins += wanted
+        return self
+
+    def wait(self) -> None:
+        """See `TwinsAhead`."""
+        self.waited += 1
+
+    def close(self) -> None:
+        """See `TwinsAhead`."""
 
     def _runner(self, kind: StageKind) -> Any:
         def make(config: Any, sources: Sources, out: Path) -> Artifact:

@@ -1,7 +1,5 @@
 """Verification and benchmarks as people ask for them: the baseline found, its fp32 bundle exported once."""
 
-import hashlib
-import logging
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -12,21 +10,16 @@ import numpy as np
 
 from dmedge.artifact import Artifact, find_artifacts, load_artifact
 from dmedge.data.evalset import EvalSet, EvalSplit
-from dmedge.environment import tool_versions
 from dmedge.errors import ArtifactError, DataError
 from dmedge.evidence.accuracy import Measurement
-from dmedge.evidence.baseline import check_baseline, find_baseline, is_float
+from dmedge.evidence.baseline import check_baseline, find_baseline
 from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.evaluate import open_evalset
-from dmedge.manifest import canonical_json, read_manifest
-from dmedge.runtime.session import runtime_of
+from dmedge.flow.twins import CACHE, fp32_twin
+from dmedge.manifest import read_manifest
 
-__all__ = ["BenchConfig", "VerifyConfig", "bench", "fp32_twin", "verify"]
-
-logger = logging.getLogger(__name__)
-
-CACHE = ".cache"  # beside the artifacts; hidden from the search for the newest
+__all__ = ["BenchConfig", "VerifyConfig", "bench", "verify"]
 
 
 def verify(
@@ -93,42 +86,6 @@ def bench(
         budget=budget or Budget(),
         accuracy=find_accuracy(bundle),
     )
-
-
-def fp32_twin(baseline: Artifact, bundle: Artifact, cache: Path, wanted: str | None = None) -> Artifact:
-    """The baseline exported for the target of `bundle`: one that stands beside it, or made once and kept in `cache`.
-
-    Args:
-        wanted: the runtime that it must have programs for [default: that of the first program of `bundle`].
-
-    Raises:
-        ArtifactError: the bundle names no target, or has no programs for `wanted`.
-        ExportError: the baseline cannot be exported.
-    """
-    target = bundle.manifest.target
-    if target is None:
-        raise ArtifactError(f"{bundle.root}: names no target; expected a bundle; run dmedge export")
-    runtime = runtime_of(bundle, wanted)
-    versions = hashlib.sha256(canonical_json(tool_versions())).hexdigest()
-    place = cache / f"{baseline.digest[:16]}-{target}-{runtime}-{versions[:8]}"
-    for folder in (place, bundle.root, *find_artifacts(baseline.root.parent)):
-        if folder.is_dir() and _is_twin(folder, baseline, target, runtime):
-            return load_artifact(folder, kind="bundle")
-    from dmedge.export.bundle import ExportConfig, export_bundle
-
-    logger.info("exporting the fp32 baseline for %s to compare with; it is kept in %s", target, cache)
-    return export_bundle(baseline, ExportConfig(target=target, runtimes=(runtime,)), place)
-
-
-def _is_twin(folder: Path, baseline: Artifact, target: str, runtime: str) -> bool:
-    """Whether `folder` holds `baseline` itself, exported for both with the tools that are installed."""
-    try:
-        manifest = read_manifest(folder)
-    except ArtifactError:  # damaged, or no artifact
-        return False
-    is_bundle = manifest.kind == "bundle" and manifest.target == target and dict(manifest.tools) == tool_versions()
-    is_fitting = is_bundle and any(program.runtime == runtime for program in manifest.programs)
-    return is_fitting and is_float(manifest) and baseline.digest in manifest.parents.values()
 
 
 def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:

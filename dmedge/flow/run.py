@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.errors import ArtifactError
 from dmedge.flow.recipe import Recipe, Stage, StageKind
+from dmedge.flow.twins import CACHE, TwinsAhead
 from dmedge.manifest import canonical_json, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -65,17 +67,38 @@ def run_recipe(recipe: Recipe, out: Path) -> tuple[Outcome, ...]:
     for stage in recipe.stages:
         _check_settings(stage, recipe, out / stage.name)
     sources, outcomes = Sources(recipe), []
-    for number, stage in enumerate(recipe.stages, 1):
-        step, place = f"{number} of {len(recipe.stages)}: {stage.kind}", out / stage.name
-        if place.exists():
-            artifact = _kept(stage, place, sources.parents(stage.kind))
-            logger.info("%s: %s stands already, kept", step, place)
-            outcomes.append(Outcome(stage, artifact, is_kept=True))
-        else:
-            logger.info("%s: making %s", step, place)
-            outcomes.append(Outcome(stage, _RUNNERS[stage.kind](stage.config, sources, place), is_kept=False))
-        sources = _with(sources, outcomes[-1])
+    with ExitStack() as stack:
+        ahead: TwinsAhead | None = None
+        for number, stage in enumerate(recipe.stages, 1):
+            step, place = f"{number} of {len(recipe.stages)}: {stage.kind}", out / stage.name
+            if place.exists():
+                artifact = _kept(stage, place, sources.parents(stage.kind))
+                logger.info("%s: %s stands already, kept", step, place)
+                outcomes.append(Outcome(stage, artifact, is_kept=True))
+            else:
+                logger.info("%s: making %s", step, place)
+                if ahead is not None and stage.kind == "bench":
+                    ahead.wait()
+                outcomes.append(Outcome(stage, _RUNNERS[stage.kind](stage.config, sources, place), is_kept=False))
+            sources = _with(sources, outcomes[-1])
+            if stage.kind == "train" and (wanted := _twins_after(number, recipe, out)):
+                assert sources.baseline is not None
+                ahead = stack.enter_context(closing(TwinsAhead(sources.baseline, wanted, out / CACHE)))
     return tuple(outcomes)
+
+
+def _twins_after(number: int, recipe: Recipe, out: Path) -> list[tuple[str, str]]:
+    """Target and runtime of the full-precision bundles that the stages from `number` on compare with."""
+    wanted: dict[tuple[str, str], None] = {}
+    export: Any = None
+    for stage in recipe.stages[number:]:
+        if stage.kind == "train":
+            break
+        if stage.kind == "export":
+            export = stage.config
+        elif stage.kind in ("verify", "bench") and not (out / stage.name).exists():
+            wanted[export.target, stage.config.runtime or export.first_runtime] = None
+    return list(wanted)
 
 
 def _with(sources: Sources, outcome: Outcome) -> Sources:
