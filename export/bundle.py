@@ -13,7 +13,7 @@ from dmedge.export.config import ExportConfig
 from dmedge.export.conformance import write_conformance
 from dmedge.export.engines import ENGINES, EngineName, tolerances
 from dmedge.export.executorch import export_executorch
-from dmedge.export.onnx import export_onnx
+from dmedge.export.onnx import export_onnx, export_onnx_web
 from dmedge.export.programs import Lowering, bundle_programs
 from dmedge.export.quiet import quiet
 from dmedge.export.readme import bundle_readme
@@ -23,16 +23,23 @@ from dmedge.files import digest_file, list_files
 from dmedge.logs import progress
 from dmedge.manifest import Manifest, Runtime
 from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint
-from dmedge.model.costs import count_costs
+from dmedge.model.costs import INTEGER, count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
-from dmedge.runtime.session import open_session
+from dmedge.model.quantized import DynamicLinear, Int4Linear
+from dmedge.runtime.session import SESSION_OPTIONS, open_session
 
 __all__ = ["ExportConfig", "export_bundle"]
 
+WEB_MODULES = tuple(sorted((Path(__file__).parent / "web").glob("*.mjs")))  # the loader of a bundle for browsers
+
 Exporter = Callable[[DualEncoder, tuple[Program, ...], Path], Lowering]
 
-EXPORTERS: Mapping[EngineName, Exporter] = {"xnnpack": export_executorch, "onnxruntime": export_onnx}
+EXPORTERS: Mapping[EngineName, Exporter] = {
+    "xnnpack": export_executorch,
+    "onnxruntime": export_onnx,
+    "onnxruntime-web": export_onnx_web,
+}
 
 
 def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact:
@@ -59,6 +66,8 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
             lowerings[engine.runtime] = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
         _write_beside(draft.path, parent, checkpoint, config, engines)
         facts: dict[str, object] = {"context_length": checkpoint.model.config.context_length}
+        options = {_runtime(name): dict(ENGINES[name].session_options) for name in engines}
+        facts |= {SESSION_OPTIONS: {runtime: found for runtime, found in options.items() if found}}
         parity: dict[Runtime, ParityReport] = {}
         for name in engines:
             advance(note=f"comparing {name} with torch")
@@ -72,7 +81,7 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
             precision=plan or {"*": "float32"},
             languages=parent.manifest.languages,
             target=config.target,
-            summary=facts | _summary(checkpoint, lowerings, parity) | {"support": support},
+            summary=facts | _summary(checkpoint, engines, lowerings, parity) | {"support": support},
         )
         advance(note="done")
         return artifact
@@ -108,6 +117,9 @@ def _write_beside(
         shutil.copyfile(parent.file(file), root / file)
     readme = bundle_readme(config.target, engines, _precision(checkpoint), checkpoint.model.config)
     (root / "README.md").write_text(readme, encoding="utf-8")
+    if "onnxruntime-web" in engines:
+        for module in WEB_MODULES:
+            shutil.copyfile(module, root / module.name)
     licenses = root / "LICENSES"  # Apache-2.0, which is dmedge's own, is among those of the data
     shutil.copytree(PACK / "licenses", licenses / "licenses")
     shutil.copyfile(PACK / "ATTRIBUTION.md", licenses / "ATTRIBUTION.md")
@@ -123,9 +135,13 @@ def _precision(checkpoint: Checkpoint) -> str:
 
 
 def _summary(
-    checkpoint: Checkpoint, lowerings: Mapping[Runtime, Lowering], parity: Mapping[Runtime, ParityReport]
+    checkpoint: Checkpoint,
+    engines: Sequence[EngineName],
+    lowerings: Mapping[Runtime, Lowering],
+    parity: Mapping[Runtime, ParityReport],
 ) -> dict[str, object]:
-    costs = count_costs(checkpoint.model)
+    has_float_convolutions = any(ENGINES[name].has_float_convolutions for name in engines)
+    costs = count_costs(checkpoint.model, (DynamicLinear, Int4Linear) if has_float_convolutions else INTEGER)
     return {
         "precision": _precision(checkpoint),
         "parameters": costs.parameters,

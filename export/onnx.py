@@ -12,10 +12,12 @@ from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
 from dmedge.export.onnx_ops import (
     OPSET,
+    WEB_REPLACEMENTS,
     OnnxActivation,
     OnnxConv2d,
     OnnxInt4Linear,
     OnnxLinear,
+    OnnxWeightOnlyConv2d,
     onnx_model,
     translations,
 )
@@ -41,9 +43,22 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
         ExportError: an integer tensor did not arrive in the files as it is in the model.
         DmedgeError: onnx or onnxscript is not installed.
     """
+    return _export(onnx_model(model), programs, root)
+
+
+def export_onnx_web(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
+    """As `export_onnx`, with convolutions in float; their weights stand in the files as int8.
+
+    Raises:
+        ExportError: an integer tensor did not arrive in the files as it is in the model.
+        DmedgeError: onnx or onnxscript is not installed.
+    """
+    return _export(onnx_model(model, WEB_REPLACEMENTS), programs, root)
+
+
+def _export(exported: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
     require("onnx", "onnx")
-    limits = {"batch": MAX_BATCH, "length": model.config.context_length}
-    exported = onnx_model(model)
+    limits = {"batch": MAX_BATCH, "length": exported.config.context_length}
     nodes = {}
     with quiet(), evaluating(exported, programs) as modules:
         for program in programs:
@@ -115,7 +130,7 @@ def check_integers(exported: DualEncoder, paths: Sequence[Path]) -> None:
     for name, module in exported.named_modules():
         if isinstance(module, OnnxActivation):
             is_found = (module.scale.item(), int(module.zero_point.item())) in ranges
-        elif isinstance(module, (OnnxLinear, OnnxInt4Linear, OnnxConv2d, QuantEmbedding)):
+        elif isinstance(module, (OnnxLinear, OnnxInt4Linear, OnnxConv2d, OnnxWeightOnlyConv2d, QuantEmbedding)):
             is_found = all(
                 _is_stored(f"{PREFIX}{name}.{key}", tensor.numpy(), tensors)
                 for key, tensor in module.state_dict().items()

@@ -4,12 +4,14 @@ Each module is replaced by one that calls a custom operation, and each custom op
 translation, or is one of onnxruntime's own. A linear becomes DynamicQuantizeLinear, MatMulInteger and
 a scaling, which onnxruntime fuses into one kernel, or MatMulNBits where its weights are int4; a
 convolution between activation points becomes QLinearConv, and the addition of a residual block
-QLinearAdd. Activations are uint8, since the int8 kernels are slow on x86.
+QLinearAdd. Activations are uint8, since the int8 kernels are slow on x86. For WebAssembly, whose
+integer convolutions are slower than float ones, a convolution is a Conv of float activations and of
+weights that are made float while the program loads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,10 @@ torch.library.define(
     "dmedge::static_conv2d",
     "(Tensor x, Tensor weight, Tensor scale, Tensor bias, Tensor bias_scale, int[] stride, int[] padding) -> Tensor",
 )
+torch.library.define(
+    "dmedge::weight_only_conv2d",
+    "(Tensor x, Tensor weight, Tensor scale, Tensor bias, int[] stride, int[] padding) -> Tensor",
+)
 torch.library.define("dmedge::activation", "(Tensor x, Tensor scale, Tensor zero_point) -> Tensor")
 
 
@@ -55,12 +61,19 @@ def _fake_static_conv2d(
     return F.conv2d(x, weight.to(x.dtype), None, tuple(stride), tuple(padding))
 
 
+def _fake_weight_only_conv2d(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    return F.conv2d(x, weight.to(x.dtype), None, tuple(stride), tuple(padding))
+
+
 def _fake_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
 torch.library.register_fake("dmedge::dynamic_linear", _fake_dynamic_linear)
 torch.library.register_fake("dmedge::static_conv2d", _fake_static_conv2d)
+torch.library.register_fake("dmedge::weight_only_conv2d", _fake_weight_only_conv2d)
 torch.library.register_fake("dmedge::activation", _fake_activation)
 
 
@@ -126,6 +139,24 @@ class OnnxConv2d(nn.Module):
         return result
 
 
+class OnnxWeightOnlyConv2d(nn.Module):
+    """A `QuantConv2d` whose activations stay float."""
+
+    def __init__(self, module: QuantConv2d) -> None:
+        super().__init__()
+        self.stride, self.padding = list(module.stride), list(module.padding)
+        self.register_buffer("weight", module.weight)
+        self.register_buffer("scale", module.scale)
+        self.register_buffer("bias", module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [B, inputs, H, W]."""
+        result: Tensor = torch.ops.dmedge.weight_only_conv2d.default(
+            x, self.weight, self.scale, self.bias, self.stride, self.padding
+        )
+        return result
+
+
 class OnnxActivation(nn.Module):
     """An `ActivationPoint` in uint8."""
 
@@ -143,20 +174,23 @@ class OnnxActivation(nn.Module):
         return result
 
 
-REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+Replace: TypeAlias = Callable[[Any], nn.Module]
+
+REPLACEMENTS: dict[type[nn.Module], Replace] = {
     DynamicLinear: OnnxLinear,
     Int4Linear: OnnxInt4Linear,
     QuantConv2d: OnnxConv2d,
     ActivationPoint: OnnxActivation,
 }
+WEB_REPLACEMENTS = REPLACEMENTS | {QuantConv2d: OnnxWeightOnlyConv2d, ActivationPoint: lambda _: nn.Identity()}
 
 
-def onnx_model(model: DualEncoder) -> DualEncoder:
+def onnx_model(model: DualEncoder, replacements: Mapping[type[nn.Module], Replace] = REPLACEMENTS) -> DualEncoder:
     """A copy of `model` whose integer modules call the custom operations; it can be exported, not run."""
     copied = deepcopy(model)
     for name, module in list(copied.named_modules()):
-        if type(module) in REPLACEMENTS:
-            replace_module_(copied, name, REPLACEMENTS[type(module)](module))
+        if type(module) in replacements:
+            replace_module_(copied, name, replacements[type(module)](module))
     return copied.eval()
 
 
@@ -177,6 +211,12 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         offset = op.DequantizeLinear(bias, bias_scale, axis=0)
         return op.Conv(x, kernel, offset, strides=list(stride), pads=[*padding, *padding])
 
+    def weight_only_conv2d(
+        x: Any, weight: Any, scale: Any, bias: Any, stride: Sequence[int], padding: Sequence[int]
+    ) -> Any:
+        kernel = op.DequantizeLinear(weight, scale, axis=0)
+        return op.Conv(x, kernel, bias, strides=list(stride), pads=[*padding, *padding])
+
     def activation(x: Any, scale: Any, zero_point: Any) -> Any:
         return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
 
@@ -184,5 +224,6 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         own.dynamic_linear.default: dynamic_linear,
         own.static_conv2d.default: static_conv2d,
+        own.weight_only_conv2d.default: weight_only_conv2d,
         own.activation.default: activation,
     }

@@ -1,7 +1,7 @@
 """One way to run an artifact's programs, whatever runtime carries them."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypedDict
@@ -16,6 +16,8 @@ from dmedge.manifest import Runtime
 from dmedge.runtime.wire import Array
 
 TIMEOUT_S = 600.0
+KNOWN_OPTIONS = frozenset({"session.disable_quant_qdq"})  # that a bundle may ask for
+SESSION_OPTIONS = "session_options"  # of a bundle's summary: runtime -> the options that its programs are made for
 
 
 class SessionFacts(TypedDict):
@@ -120,6 +122,26 @@ def runtime_of(artifact: Artifact, wanted: str | None = None) -> Runtime:
     raise ArtifactError(f"{artifact.root}: has no programs for {wanted!r}{near_match(str(wanted), known)}")
 
 
+def session_options(artifact: Artifact, runtime: str) -> dict[str, str]:
+    """What the programs of a bundle are to be opened with.
+
+    Raises:
+        ArtifactError: the manifest names an option that no exporter asks for, or something else in their place.
+    """
+    table = artifact.manifest.summary.get(SESSION_OPTIONS, {})
+    options = table.get(runtime, {}) if isinstance(table, Mapping) else table
+    if (
+        not isinstance(options, Mapping)
+        or not KNOWN_OPTIONS.issuperset(options)
+        or not all(isinstance(value, str) for value in options.values())
+    ):
+        known = ", ".join(sorted(KNOWN_OPTIONS))
+        raise ArtifactError(
+            f"{artifact.root}: {SESSION_OPTIONS} is {table!r}; expected text for {known} only; export it again"
+        )
+    return dict(options)
+
+
 def find_program(programs: Iterable[Program], name: str) -> Program:
     """The program called `name`.
 
@@ -168,26 +190,26 @@ def _fits(shape: tuple[int, ...], spec: TensorSpec, sizes: dict[str, int]) -> bo
     )
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process now, 0 where the system does not tell."""
-    return _status_bytes("VmRSS")
+def resident_bytes(process: int | None = None) -> int:
+    """Resident memory of a process [default: this one] now, 0 where the system does not tell."""
+    return _status_bytes("VmRSS", process)
 
 
-def peak_resident_bytes() -> int:
-    """Largest resident memory of this process until now.
+def peak_resident_bytes(process: int | None = None) -> int:
+    """Largest resident memory of a process [default: this one] until now.
 
     Linux counts it in /proc; its `ru_maxrss` survives exec, so a worker would report its parent's peak.
     """
-    peak = _status_bytes("VmHWM")
-    if peak:
+    peak = _status_bytes("VmHWM", process)
+    if peak or process is not None:
         return peak
     import resource  # unknown to Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _status_bytes(key: str) -> int:
-    path = Path("/proc/self/status")
+def _status_bytes(key: str, process: int | None) -> int:
+    path = Path(f"/proc/{process or 'self'}/status")
     for line in path.read_text().splitlines() if path.is_file() else ():
         name, _, value = line.partition(":")
         if name == key:

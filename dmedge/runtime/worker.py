@@ -7,7 +7,7 @@ its parent does. Whatever libraries print goes to standard error, which the pare
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,8 +24,10 @@ from dmedge.runtime.wire import Packed, pack, unpack
 class Worker:
     """The programs of one artifact in one runtime."""
 
-    def __init__(self, runtime: Runtime, threads: int, root: Path, programs: Sequence[Program]) -> None:
-        self._backend = _make_backend(runtime, threads)
+    def __init__(
+        self, runtime: Runtime, threads: int, root: Path, programs: Sequence[Program], options: Mapping[str, str]
+    ) -> None:
+        self._backend = _make_backend(runtime, threads, options)
         _forget_messages()
         base_rss_bytes = resident_bytes()
         start = time.perf_counter()
@@ -52,11 +54,11 @@ class Worker:
         return {**self._facts, "peak_rss_bytes": peak_resident_bytes()}
 
 
-def _make_backend(runtime: Runtime, threads: int) -> Backend:
+def _make_backend(runtime: Runtime, threads: int, options: Mapping[str, str]) -> Backend:
     if runtime == "onnxruntime":
         from dmedge.runtime.onnx_backend import OnnxBackend
 
-        return OnnxBackend(threads)
+        return OnnxBackend(threads, options)
     from dmedge.runtime.executorch_backend import ExecutorchBackend
 
     return ExecutorchBackend(threads)
