@@ -13,20 +13,20 @@ from dmedge.export.config import ExportConfig
 from dmedge.export.conformance import write_conformance
 from dmedge.export.engines import ENGINES, EngineName, tolerances
 from dmedge.export.executorch import export_executorch
-from dmedge.export.onnx import export_onnx, export_onnx_web
+from dmedge.export.onnx import export_onnx
 from dmedge.export.programs import Lowering, bundle_programs
 from dmedge.export.quiet import quiet
 from dmedge.export.readme import bundle_readme
 from dmedge.export.support import check_support
 from dmedge.export.targets import chosen_engines
+from dmedge.export.weight_only import make_weight_only_
 from dmedge.files import digest_file, list_files
 from dmedge.logs import progress
 from dmedge.manifest import Manifest, Runtime
 from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint
-from dmedge.model.costs import INTEGER, count_costs
+from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
-from dmedge.model.quantized import DynamicLinear, Int4Linear
 from dmedge.runtime.session import SESSION_OPTIONS, open_session
 
 __all__ = ["ExportConfig", "export_bundle"]
@@ -38,7 +38,7 @@ Exporter = Callable[[DualEncoder, tuple[Program, ...], Path], Lowering]
 EXPORTERS: Mapping[EngineName, Exporter] = {
     "xnnpack": export_executorch,
     "onnxruntime": export_onnx,
-    "onnxruntime-web": export_onnx_web,
+    "onnxruntime-web": export_onnx,
 }
 
 
@@ -57,6 +57,8 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
         checkpoint = _ready(load_checkpoint(parent), engines)
         plan = checkpoint.quantization or {}
         support = {_runtime(name): check_support(checkpoint.model, plan, name) for name in engines}
+        if any(ENGINES[name].has_float_convolutions for name in engines):
+            make_weight_only_(checkpoint.model)
         programs: dict[EngineName, tuple[Program, ...]] = {}
         lowerings: dict[Runtime, Lowering] = {}
         for name in engines:
@@ -81,7 +83,7 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
             precision=plan or {"*": "float32"},
             languages=parent.manifest.languages,
             target=config.target,
-            summary=facts | _summary(checkpoint, engines, lowerings, parity) | {"support": support},
+            summary=facts | _summary(checkpoint, lowerings, parity) | {"support": support},
         )
         advance(note="done")
         return artifact
@@ -135,13 +137,9 @@ def _precision(checkpoint: Checkpoint) -> str:
 
 
 def _summary(
-    checkpoint: Checkpoint,
-    engines: Sequence[EngineName],
-    lowerings: Mapping[Runtime, Lowering],
-    parity: Mapping[Runtime, ParityReport],
+    checkpoint: Checkpoint, lowerings: Mapping[Runtime, Lowering], parity: Mapping[Runtime, ParityReport]
 ) -> dict[str, object]:
-    has_float_convolutions = any(ENGINES[name].has_float_convolutions for name in engines)
-    costs = count_costs(checkpoint.model, (DynamicLinear, Int4Linear) if has_float_convolutions else INTEGER)
+    costs = count_costs(checkpoint.model)
     return {
         "precision": _precision(checkpoint),
         "parameters": costs.parameters,

@@ -22,7 +22,7 @@ class Engine:
     needs: tuple[tuple[str, str], ...]  # module, extra of this package
     int8_tolerances: Mapping[str, float]  # program -> greatest error, relative to the largest golden value
     session_options: Mapping[str, str] = field(default_factory=dict)  # that its programs are made for
-    has_float_convolutions: bool = False  # whose weights alone are int8
+    has_float_convolutions: bool = False  # whose weights alone are int8; no other engine may share the target
     description: str
 
 

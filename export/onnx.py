@@ -12,7 +12,6 @@ from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
 from dmedge.export.onnx_ops import (
     OPSET,
-    WEB_REPLACEMENTS,
     OnnxActivation,
     OnnxConv2d,
     OnnxInt4Linear,
@@ -43,22 +42,9 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
         ExportError: an integer tensor did not arrive in the files as it is in the model.
         DmedgeError: onnx or onnxscript is not installed.
     """
-    return _export(onnx_model(model), programs, root)
-
-
-def export_onnx_web(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
-    """As `export_onnx`, with convolutions in float; their weights stand in the files as int8.
-
-    Raises:
-        ExportError: an integer tensor did not arrive in the files as it is in the model.
-        DmedgeError: onnx or onnxscript is not installed.
-    """
-    return _export(onnx_model(model, WEB_REPLACEMENTS), programs, root)
-
-
-def _export(exported: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
     require("onnx", "onnx")
-    limits = {"batch": MAX_BATCH, "length": exported.config.context_length}
+    limits = {"batch": MAX_BATCH, "length": model.config.context_length}
+    exported = onnx_model(model)
     nodes = {}
     with quiet(), evaluating(exported, programs) as modules:
         for program in programs:

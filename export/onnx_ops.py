@@ -4,20 +4,20 @@ Each module is replaced by one that calls a custom operation, and each custom op
 translation, or is one of onnxruntime's own. A linear becomes DynamicQuantizeLinear, MatMulInteger and
 a scaling, which onnxruntime fuses into one kernel, or MatMulNBits where its weights are int4; a
 convolution between activation points becomes QLinearConv, and the addition of a residual block
-QLinearAdd. Activations are uint8, since the int8 kernels are slow on x86. For WebAssembly, whose
-integer convolutions are slower than float ones, a convolution is a Conv of float activations and of
-weights that are made float while the program loads.
+QLinearAdd; one whose weights alone are int8 becomes a Conv of weights that are made float while the
+program loads. Activations are uint8, since the int8 kernels are slow on x86.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmedge.errors import require
+from dmedge.export.weight_only import WeightOnlyConv2d
 from dmedge.model.dual import DualEncoder
 from dmedge.model.nibbles import GROUP
 from dmedge.model.quantized import (
@@ -140,9 +140,9 @@ class OnnxConv2d(nn.Module):
 
 
 class OnnxWeightOnlyConv2d(nn.Module):
-    """A `QuantConv2d` whose activations stay float."""
+    """A `WeightOnlyConv2d`."""
 
-    def __init__(self, module: QuantConv2d) -> None:
+    def __init__(self, module: WeightOnlyConv2d) -> None:
         super().__init__()
         self.stride, self.padding = list(module.stride), list(module.padding)
         self.register_buffer("weight", module.weight)
@@ -174,23 +174,21 @@ class OnnxActivation(nn.Module):
         return result
 
 
-Replace: TypeAlias = Callable[[Any], nn.Module]
-
-REPLACEMENTS: dict[type[nn.Module], Replace] = {
+REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     DynamicLinear: OnnxLinear,
     Int4Linear: OnnxInt4Linear,
     QuantConv2d: OnnxConv2d,
+    WeightOnlyConv2d: OnnxWeightOnlyConv2d,
     ActivationPoint: OnnxActivation,
 }
-WEB_REPLACEMENTS = REPLACEMENTS | {QuantConv2d: OnnxWeightOnlyConv2d, ActivationPoint: lambda _: nn.Identity()}
 
 
-def onnx_model(model: DualEncoder, replacements: Mapping[type[nn.Module], Replace] = REPLACEMENTS) -> DualEncoder:
+def onnx_model(model: DualEncoder) -> DualEncoder:
     """A copy of `model` whose integer modules call the custom operations; it can be exported, not run."""
     copied = deepcopy(model)
     for name, module in list(copied.named_modules()):
-        if type(module) in replacements:
-            replace_module_(copied, name, replacements[type(module)](module))
+        if type(module) in REPLACEMENTS:
+            replace_module_(copied, name, REPLACEMENTS[type(module)](module))
     return copied.eval()
 
 

@@ -13,7 +13,6 @@ from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import DynamicLinear, Int4Linear, QuantConv2d
 
 TEXT_LENGTH = 16  # tokens of the text that is counted
-INTEGER = (DynamicLinear, Int4Linear, QuantConv2d)
 CODES_PER_ITEM = {torch.uint8: 2}  # int4 is packed
 
 _AUXILIARY = (
@@ -51,19 +50,14 @@ class Costs:
 
 
 @torch.no_grad()
-def count_costs(model: DualEncoder, integer: tuple[type[nn.Module], ...] = INTEGER) -> Costs:
-    """Count a float or a quantized model, by running each of its programs once at batch 1.
-
-    Args:
-        model: what to count.
-        integer: quantized modules that multiply integers; others only store them.
-    """
+def count_costs(model: DualEncoder) -> Costs:
+    """Count a float or a quantized model, by running each of its programs once at batch 1."""
     sizes = [
         (tensor.numel() * CODES_PER_ITEM.get(tensor.dtype, 1), tensor.dtype)
         for name, tensor in model.state_dict().items()
         if name.rpartition(".")[2] not in _AUXILIARY and ".norm.running" not in name
     ]
-    with _int8_macs(model, integer) as macs_int8, FlopCounterMode(display=False) as flops:
+    with _int8_macs(model) as macs_int8, FlopCounterMode(display=False) as flops:
         run_once(model)
     return Costs(
         parameters=sum(size for size, _ in sizes),
@@ -86,14 +80,15 @@ def run_once(model: DualEncoder) -> None:
 
 
 @contextmanager
-def _int8_macs(model: nn.Module, integer: tuple[type[nn.Module], ...]) -> Iterator[list[int]]:
+def _int8_macs(model: nn.Module) -> Iterator[list[int]]:
     counts: list[int] = []
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         weight = module.get_buffer("codes" if isinstance(module, Int4Linear) else "weight")
         counts.append(output.numel() * weight[0].numel())
 
-    hooks = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, integer)]
+    integer = [module for module in model.modules() if isinstance(module, (DynamicLinear, Int4Linear, QuantConv2d))]
+    hooks = [module.register_forward_hook(count) for module in integer]
     try:
         yield counts
     finally:
