@@ -119,10 +119,10 @@ const score = query.embedding.reduce((sum, value, i) => sum + value * found.embe
 </script>
 ```
 
-The loader checks the sha256 of every file that it reads, tokenizes as SentencePiece does and resizes as Pillow does, to the
-last bit. Programs are opened with the session options that the manifest names: without them an int8 picture takes longer.
-More than one thread (`openBundle({{ ort, threads: 2 }})`) needs a page served with `Cross-Origin-Opener-Policy: same-origin`
-and `Cross-Origin-Embedder-Policy: require-corp`; on any other page one is used.
+The loader checks the sha256 of every file that it reads, tokenizes as SentencePiece does and resizes as Pillow does, to
+the last bit. It opens programs with the session options that the manifest names, without which an int8 picture takes
+longer. More than one thread, as in `openBundle({{ ort, threads: 2 }})`, needs a page served with
+`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`; any other page uses one.
 """
 
 SNIPPETS: Mapping[tuple[str, EngineName], str] = {

@@ -1,6 +1,7 @@
 """One page in a real browser without a window: Chromium, driven by Playwright from a thread of its own."""
 
 import asyncio
+import re
 import shutil
 import threading
 import weakref
@@ -96,8 +97,8 @@ class BrowserPage:
                 "expected an answer; use a smaller input, or a longer time limit"
             ) from None
         except self._playwright.Error as error:
-            lines = str(error).splitlines() or ["no message"]
-            raise DmedgeError(f"Chromium failed {doing}: {lines[0].removeprefix('Page.evaluate: ')}") from error
+            message = re.sub(r"^Page\.\w+: ", "", (str(error).splitlines() or ["no message"])[0])
+            raise DmedgeError(f"Chromium failed {doing}: {message}") from error
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, resources: dict[str, Any]) -> None:

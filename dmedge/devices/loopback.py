@@ -22,13 +22,13 @@ class LoopbackServer:
         """
 
         class Handler(_Handler):
-            places = {prefix: folder.resolve() for prefix, folder in sorted(folders.items(), reverse=True)}
-            headers_added = ISOLATION if is_isolated else {}
+            places: ClassVar = {prefix: folder.resolve() for prefix, folder in sorted(folders.items(), reverse=True)}
+            headers_added: ClassVar = ISOLATION if is_isolated else {}
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
         """Stop serving; closing twice is fine."""

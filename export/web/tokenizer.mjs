@@ -53,7 +53,7 @@ export class Tokenizer {
     const best = new Array(normal.length + 1).fill(null); // what ends here: {score, start, id}
     best[0] = { score: 0, start: -1, id: -1 };
     const offer = (end, score, start, id) => {
-      if (best[end] === null || score > best[end].score) best[end] = { score: Math.fround(score), start, id };
+      if (best[end] === null || score > best[end].score) best[end] = { score, start, id };
     };
     for (let start = 0; start < normal.length; ) {
       const { score } = best[start];
@@ -62,7 +62,7 @@ export class Tokenizer {
       for (let end = next; end <= Math.min(normal.length, start + this.longest); end++) {
         const id = this.ids.get(normal.slice(start, end));
         if (id === undefined) continue;
-        offer(end, this.scores[id] + score, start, id);
+        offer(end, Math.fround(this.scores[id] + score), start, id);
         hasSingle ||= end === next;
       }
       if (!hasSingle) offer(next, Math.fround(this.unknownScore + score), start, this.unknown);
@@ -85,8 +85,7 @@ function normalizer({ charsmap, addDummyPrefix, removeExtraWhitespaces }) {
     const prefix = () => { // the next rule that applies, or else the next character
       const rule = longestRule(input, at);
       if (rule) return rule;
-      const size = characterBytes(input[at]);
-      return { size, result: text.decode(input.subarray(at, at + size)) };
+      return character(input, at);
     };
     if (removeExtraWhitespaces) {
       while (at < input.length) {
@@ -118,6 +117,7 @@ function rules(charsmap) {
   const size = new DataView(charsmap.buffer, charsmap.byteOffset).getUint32(0, true);
   const units = new Uint32Array(charsmap.slice(4, 4 + size).buffer);
   const results = charsmap.subarray(4 + size);
+  const decoded = new Map(); // results that were met
   const below = (place) => place ^ ((units[place] >>> 10) << ((units[place] & 0x200) >>> 6));
   return (input, start) => {
     let found = null;
@@ -131,12 +131,18 @@ function rules(charsmap) {
     }
     if (!found) return null;
     const from = found.result;
-    return { size: found.size, result: text.decode(results.subarray(from, results.indexOf(0, from))) };
+    if (!decoded.has(from)) decoded.set(from, text.decode(results.subarray(from, results.indexOf(0, from))));
+    return { size: found.size, result: decoded.get(from) };
   };
 }
 
-function characterBytes(first) {
-  return first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+/** One character of valid UTF-8; a TextDecoder would take most of the time of `encode`. */
+function character(input, at) {
+  const first = input[at];
+  const size = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+  let code = size === 1 ? first : first & (0xff >> (size + 1));
+  for (let i = 1; i < size; i++) code = (code << 6) | (input[at + i] & 63);
+  return { size, result: String.fromCodePoint(code) };
 }
 
 /** What is needed of a sentencepiece.ModelProto. */

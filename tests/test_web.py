@@ -1,0 +1,259 @@
+"""A bundle for the web computes in Chromium what torch computes, by the loader that it carries."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dmedge.artifact import Artifact, program_bytes
+from dmedge.compress.recipe import CompressConfig, compress_artifact
+from dmedge.devices.browser import BrowserPage
+from dmedge.devices.loopback import LoopbackServer
+from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
+from dmedge.errors import ArtifactError, DmedgeError
+from dmedge.evidence.browser import check_in_browser, open_browser_session, prove_in_browser
+from dmedge.evidence.coverage import measure_coverage
+from dmedge.evidence.parity import check_parity
+from dmedge.export.bundle import ExportConfig, export_bundle
+from dmedge.export.weight_only import WeightOnlyConv2d, make_weight_only_
+from dmedge.model.checkpoint import load_checkpoint
+from dmedge.model.quantized import ActivationPoint, QuantConv2d
+from dmedge.runtime.browser_session import BrowserSession
+from dmedge.runtime.encoder import Encoder
+from dmedge.runtime.session import open_session, session_options
+from dmedge.runtime.worker import Worker
+from tests.tiny_bundles import CONFIG, example_inputs, onnx_bundle, tiny_checkpoint
+
+__all__ = ["onnx_bundle", "tiny_checkpoint"]  # fixtures
+
+NO_QDQ = "session.disable_quant_qdq"
+FLOAT_ERROR = 1e-5  # relative to the largest value
+KINDS = ["float", "int8", "int4"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny_checkpoint: Artifact) -> dict[str, Artifact]:
+    made = {
+        kind: compress_artifact(
+            tiny_checkpoint,
+            CompressConfig(int8=kind == "int8", int4=kind == "int4", ledger_texts=0, calibration_items=32),
+            tiny_checkpoint.sibling(f"for-web-{kind}"),
+        )
+        for kind in ("int8", "int4")
+    }
+    return {"float": tiny_checkpoint, **made}
+
+
+@pytest.fixture(scope="module")
+def bundles(checkpoints: dict[str, Artifact]) -> dict[str, Artifact]:
+    return {
+        kind: export_bundle(parent, ExportConfig(target="web"), parent.sibling(f"web-{kind}"))
+        for kind, parent in checkpoints.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def in_browser(bundles: dict[str, Artifact]) -> Iterator[Callable[[str], BrowserSession]]:
+    """Opens a bundle in Chromium once, however many tests ask for it."""
+    with ExitStack() as stack:
+        opened: dict[str, BrowserSession] = {}
+
+        def session_of(kind: str) -> BrowserSession:
+            if kind not in opened:
+                opened[kind] = stack.enter_context(open_browser_session(bundles[kind]))
+            return opened[kind]
+
+        yield session_of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_files_run_natively(kind: str, bundles: dict[str, Artifact]) -> None:
+    with open_session(bundles[kind]) as session:
+        report = check_parity(session, bundles[kind])
+    assert report.error_ratio <= 1
+    assert report.programs["encode_image"].max_error < (FLOAT_ERROR if kind == "float" else 0.02)
+
+
+def test_weight_only_changes_no_integer_and_rounds_no_activation(checkpoints: dict[str, Artifact]) -> None:
+    quantized, model = (load_checkpoint(checkpoints["int8"]).model for _ in range(2))
+    make_weight_only_(model)
+    assert not [module for module in model.modules() if isinstance(module, (QuantConv2d, ActivationPoint))]
+    pairs = [(model.get_submodule(n), m) for n, m in quantized.named_modules() if isinstance(m, QuantConv2d)]
+    assert pairs
+    for made, module in pairs:
+        assert isinstance(made, WeightOnlyConv2d)
+        x = torch.randn(1, module.weight.shape[1], 8, 8)
+        assert torch.equal(made.weight, module.weight)
+        torch.testing.assert_close(made(x), module(x))
+
+
+def test_integers_are_in_the_files_and_only_linear_layers_multiply_them(
+    checkpoints: dict[str, Artifact], bundles: dict[str, Artifact]
+) -> None:
+    coverage = measure_coverage(bundles["int8"], "onnxruntime")
+    assert coverage is not None and coverage.modules_planned and coverage.share_carried_out == 1
+    planned = checkpoints["int8"].manifest.summary["mac_share_int8"]
+    assert isinstance(planned, float) and coverage.mac_share_int8 is not None
+    assert 0 < coverage.mac_share_int8 < planned - 0.1
+    assert program_bytes(bundles["int8"]) < 0.6 * program_bytes(bundles["float"])  # tiny: much is graph
+
+
+def test_the_manifest_names_the_substitutions(bundles: dict[str, Artifact]) -> None:
+    support: Any = bundles["int8"].manifest.summary["support"]
+    for operation in ("convolution", "activation"):
+        assert support["onnxruntime"][f"int8_static {operation}"].startswith("substituted: ")
+
+
+def test_the_option_that_the_manifest_names_makes_weights_float_once(
+    bundles: dict[str, Artifact], tmp_path: Path
+) -> None:
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    found = session_options(bundles["int8"], "onnxruntime")
+    assert found == {NO_QDQ: "1"}
+
+    def operations(chosen: dict[str, str]) -> set[str]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        for entry in chosen.items():
+            options.add_session_config_entry(*entry)
+        onnxruntime.InferenceSession(str(bundles["int8"].file("programs/encode_image.onnx")), options)
+        return {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+
+    assert "DequantizeLinear" in operations({})
+    assert "DequantizeLinear" not in operations(found)
+
+
+def test_the_worker_takes_the_option_from_the_manifest(bundles: dict[str, Artifact]) -> None:
+    bundle = bundles["int8"]
+    options = session_options(bundle, "onnxruntime")
+    worker = Worker("onnxruntime", 1, bundle.root, bundle.manifest.programs, options)
+    backend: Any = worker._backend
+    assert backend._options.get_session_config_entry(NO_QDQ) == "1"
+
+
+@pytest.mark.parametrize(
+    "options", [{"onnxruntime": {"session.other": "1"}}, {"onnxruntime": {NO_QDQ: 1}}, {"onnxruntime": "1"}, "1"]
+)
+def test_other_options_are_refused(options: object, bundles: dict[str, Artifact]) -> None:
+    manifest = bundles["int8"].manifest
+    changed = replace(manifest, summary={**manifest.summary, "session_options": options})
+    with pytest.raises(ArtifactError, match=f"expected text for {NO_QDQ} only"):
+        open_session(Artifact(bundles["int8"].root, changed))
+
+
+def test_a_bundle_for_another_target_has_no_loader(onnx_bundle: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="no dmedge.mjs in it; expected a bundle for browsers"):
+        open_browser_session(onnx_bundle)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_chromium_computes_what_torch_computes(
+    kind: str, bundles: dict[str, Artifact], in_browser: Callable[[str], BrowserSession]
+) -> None:
+    report = check_in_browser(in_browser(kind), bundles[kind])
+    assert report.images and report.texts
+    assert not report.images_differing and not report.texts_differing
+    assert report.error_ratio <= 1
+    assert report.programs["encode_image"].max_error < (FLOAT_ERROR if kind == "float" else 0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_chromium_and_the_native_runtime_agree(
+    kind: str, bundles: dict[str, Artifact], in_browser: Callable[[str], BrowserSession]
+) -> None:
+    with open_session(bundles[kind]) as native:
+        for name in ("encode_image", "encode_text", "fuse"):
+            items = [example_inputs(name, length) for length in (1, 6, CONFIG.context_length)]
+            pairs = zip(in_browser(kind).run_many(name, items), native.run_many(name, items), strict=True)
+            for found, want in pairs:
+                for got, expected in zip(found, want, strict=True):
+                    assert got.dtype == expected.dtype
+                    np.testing.assert_allclose(got, expected, atol=1e-4 if kind == "float" else 0.05)
+
+
+@pytest.mark.slow
+def test_a_session_in_chromium_tells_what_it_is(in_browser: Callable[[str], BrowserSession]) -> None:
+    session = in_browser("float")
+    facts = session.facts()
+    assert facts["version"].startswith(f"onnxruntime-web {ONNXRUNTIME_WEB.version}, Chromium ")
+    assert facts["threads"] == 1 and facts["load_ms"] > 0
+    assert facts["peak_rss_bytes"] > facts["base_rss_bytes"] > 10_000_000
+    elapsed = session.time("encode_text", example_inputs("encode_text"), 7)
+    assert elapsed.shape == (7,) and elapsed.dtype == np.int64 and (elapsed > 0).any()
+    (only,) = session.run_many("encode_text", [example_inputs("encode_text")], outputs=(1,))[0]
+    assert only.shape == (1, 6, CONFIG.text_width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_isolated", [True, False], ids=["isolated", "not isolated"])
+def test_threads_need_an_isolated_page(is_isolated: bool, bundles: dict[str, Artifact]) -> None:
+    with BrowserSession(bundles["float"], threads=2, is_isolated=is_isolated) as session:
+        assert session.facts()["threads"] == (2 if is_isolated else 1)
+        assert check_parity(session, bundles["float"]).error_ratio <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["programs/encode_text.onnx", "tokenizer.model", "preprocessor_config.json"])
+def test_a_tampered_file_is_refused_by_the_loader(name: str, bundles: dict[str, Artifact], tmp_path: Path) -> None:
+    root = shutil.copytree(bundles["float"].root, tmp_path / "copy")
+    content = bytearray((root / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (root / name).write_bytes(content)
+    with pytest.raises(DmedgeError, match=f"{name}: sha256 .* differs from the manifest's .*; deploy the bundle again"):
+        open_browser_session(Artifact(root, bundles["float"].manifest))
+
+
+@pytest.mark.slow
+def test_a_missing_golden_pixel_is_noticed(bundles: dict[str, Artifact], tmp_path: Path) -> None:
+    root = shutil.copytree(bundles["float"].root, tmp_path / "copy")
+    picture = root / "conformance/images/alpha.png"
+    with Image.open(picture) as image:
+        pixels = np.array(image)
+    pixels[:, :, :3] ^= 64
+    Image.fromarray(pixels).save(picture)
+    report = prove_in_browser(Artifact(root, bundles["float"].manifest))
+    assert report.images_differing == ("images/alpha.png",)
+
+
+@pytest.mark.slow
+def test_the_page_of_the_readme_works(bundles: dict[str, Artifact], tmp_path: Path) -> None:
+    bundle = bundles["float"]
+    page = (bundle.root / "README.md").read_text(encoding="utf-8").split("```html\n")[1].split("```")[0]
+    last = "window.score = score; window.pair = await model.fuse(found, query);\n</script>"
+    (tmp_path / "index.html").write_text(page.replace("</script>", last), encoding="utf-8")
+    files = {"/": tmp_path, "/bundle/": bundle.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
+    server = LoopbackServer(files, is_isolated=False)
+    browser = BrowserPage(f"{server.url}/index.html")
+    try:
+        wait = "async () => { while (!window.pair) await new Promise((done) => setTimeout(done, 20)); return %s; }"
+        score = browser.ask(wait % "window.score")
+        match, classes = browser.ask(wait % "[window.pair.match, [...window.pair.classes]]")
+    finally:
+        browser.close()
+        server.close()
+    with Encoder(bundle) as encoder, Image.open(bundle.root / "conformance/images/wide.png") as image:
+        assert score == pytest.approx((encoder.texts(["red apple"]) @ encoder.images([image]).T).item(), abs=1e-5)
+        found_match, found_classes = encoder.pairs([image], ["red apple"])
+    assert match == pytest.approx(found_match.item(), abs=1e-4)
+    np.testing.assert_allclose(classes, found_classes[0], atol=1e-4)
+
+
+def test_the_loader_needs_nothing_but_onnxruntime_web(bundles: dict[str, Artifact]) -> None:
+    modules = [name for name in bundles["float"].manifest.files if name.endswith(".mjs")]
+    assert sorted(modules) == ["dmedge.mjs", "pixels.mjs", "tokenizer.mjs"]
+    for name in modules:
+        imported = re.findall(
+            r"^import .* from \"(.+)\";$", bundles["float"].file(name).read_text("utf-8"), re.MULTILINE
+        )
+        assert all(place.removeprefix("./") in modules for place in imported)
