@@ -112,7 +112,7 @@ SHAPES = [(1, 1), (2, 3), (7, 5), (48, 48), (49, 48), (90, 40), (40, 90), (100, 
 @pytest.mark.parametrize("resample", RESAMPLES)
 @pytest.mark.parametrize("kind", ["noise", "black and white", "see-through"])
 def test_every_pixel_is_that_of_pillow(kind: str, resample: str, page: BrowserPage, rng: np.random.Generator) -> None:
-    fits = [
+    fits: list[dict[str, object]] = [
         {"fit": "pad-centre"},
         {"fit": "squash", "background": (10, 200, 77)},
         {"fit": "crop-centre", "shortest_edge": 48},
