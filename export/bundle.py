@@ -19,7 +19,6 @@ from dmedge.export.quiet import quiet
 from dmedge.export.readme import bundle_readme
 from dmedge.export.support import check_support
 from dmedge.export.targets import chosen_engines
-from dmedge.export.weight_only import make_weight_only_
 from dmedge.files import digest_file, list_files
 from dmedge.logs import progress
 from dmedge.manifest import Manifest, Runtime
@@ -27,7 +26,7 @@ from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, TOKENIZER, Chec
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
-from dmedge.runtime.session import SESSION_OPTIONS, open_session
+from dmedge.runtime.session import open_session
 
 __all__ = ["ExportConfig", "export_bundle"]
 
@@ -57,8 +56,6 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
         checkpoint = _ready(load_checkpoint(parent), engines)
         plan = checkpoint.quantization or {}
         support = {_runtime(name): check_support(checkpoint.model, plan, name) for name in engines}
-        if any(ENGINES[name].has_float_convolutions for name in engines):
-            make_weight_only_(checkpoint.model)
         programs: dict[EngineName, tuple[Program, ...]] = {}
         lowerings: dict[Runtime, Lowering] = {}
         for name in engines:
@@ -68,8 +65,6 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
             lowerings[engine.runtime] = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
         _write_beside(draft.path, parent, checkpoint, config, engines)
         facts: dict[str, object] = {"context_length": checkpoint.model.config.context_length}
-        options = {_runtime(name): dict(ENGINES[name].session_options) for name in engines}
-        facts |= {SESSION_OPTIONS: {runtime: found for runtime, found in options.items() if found}}
         parity: dict[Runtime, ParityReport] = {}
         for name in engines:
             advance(note=f"comparing {name} with torch")

@@ -1,7 +1,7 @@
 """The engines: a file format, the runtime that carries it, and how near to torch it must come."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from dmedge.manifest import Runtime
@@ -21,8 +21,6 @@ class Engine:
     fixed: Mapping[str, int]  # dimensions that may not vary
     needs: tuple[tuple[str, str], ...]  # module, extra of this package
     int8_tolerances: Mapping[str, float]  # program -> greatest error, relative to the largest golden value
-    session_options: Mapping[str, str] = field(default_factory=dict)  # that its programs are made for
-    has_float_convolutions: bool = False  # whose weights alone are int8; no other engine may share the target
     description: str
 
 
@@ -53,9 +51,6 @@ ENGINES: Mapping[EngineName, Engine] = {
         fixed={},
         needs=(("onnx", "onnx"), ("onnxscript", "onnx"), ("onnxruntime", "onnx")),
         int8_tolerances={"encode_image": 0.1, "encode_text": 0.25, "fuse": 0.25},
-        # Without it the int8 weights of a convolution are made float anew in every run, not once while loading.
-        session_options={"session.disable_quant_qdq": "1"},
-        has_float_convolutions=True,  # int8 ones are slower than float32 in WebAssembly
         description="ONNX programs for onnxruntime-web in WebAssembly, any batch",
     ),
 }

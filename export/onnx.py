@@ -16,7 +16,6 @@ from dmedge.export.onnx_ops import (
     OnnxConv2d,
     OnnxInt4Linear,
     OnnxLinear,
-    OnnxWeightOnlyConv2d,
     onnx_model,
     translations,
 )
@@ -116,7 +115,7 @@ def check_integers(exported: DualEncoder, paths: Sequence[Path]) -> None:
     for name, module in exported.named_modules():
         if isinstance(module, OnnxActivation):
             is_found = (module.scale.item(), int(module.zero_point.item())) in ranges
-        elif isinstance(module, (OnnxLinear, OnnxInt4Linear, OnnxConv2d, OnnxWeightOnlyConv2d, QuantEmbedding)):
+        elif isinstance(module, (OnnxLinear, OnnxInt4Linear, OnnxConv2d, QuantEmbedding)):
             is_found = all(
                 _is_stored(f"{PREFIX}{name}.{key}", tensor.numpy(), tensors)
                 for key, tensor in module.state_dict().items()

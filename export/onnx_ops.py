@@ -4,8 +4,7 @@ Each module is replaced by one that calls a custom operation, and each custom op
 translation, or is one of onnxruntime's own. A linear becomes DynamicQuantizeLinear, MatMulInteger and
 a scaling, which onnxruntime fuses into one kernel, or MatMulNBits where its weights are int4; a
 convolution between activation points becomes QLinearConv, and the addition of a residual block
-QLinearAdd; one whose weights alone are int8 becomes a Conv of weights that are made float while the
-program loads. Activations are uint8, since the int8 kernels are slow on x86.
+QLinearAdd. Activations are uint8, since the int8 kernels are slow on x86.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmedge.errors import require
-from dmedge.export.weight_only import WeightOnlyConv2d
 from dmedge.model.dual import DualEncoder
 from dmedge.model.nibbles import GROUP
 from dmedge.model.quantized import (
@@ -38,10 +36,6 @@ torch.library.define(
     "dmedge::static_conv2d",
     "(Tensor x, Tensor weight, Tensor scale, Tensor bias, Tensor bias_scale, int[] stride, int[] padding) -> Tensor",
 )
-torch.library.define(
-    "dmedge::weight_only_conv2d",
-    "(Tensor x, Tensor weight, Tensor scale, Tensor bias, int[] stride, int[] padding) -> Tensor",
-)
 torch.library.define("dmedge::activation", "(Tensor x, Tensor scale, Tensor zero_point) -> Tensor")
 
 
@@ -61,19 +55,12 @@ def _fake_static_conv2d(
     return F.conv2d(x, weight.to(x.dtype), None, tuple(stride), tuple(padding))
 
 
-def _fake_weight_only_conv2d(
-    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, stride: Sequence[int], padding: Sequence[int]
-) -> Tensor:
-    return F.conv2d(x, weight.to(x.dtype), None, tuple(stride), tuple(padding))
-
-
 def _fake_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
 torch.library.register_fake("dmedge::dynamic_linear", _fake_dynamic_linear)
 torch.library.register_fake("dmedge::static_conv2d", _fake_static_conv2d)
-torch.library.register_fake("dmedge::weight_only_conv2d", _fake_weight_only_conv2d)
 torch.library.register_fake("dmedge::activation", _fake_activation)
 
 
@@ -139,24 +126,6 @@ class OnnxConv2d(nn.Module):
         return result
 
 
-class OnnxWeightOnlyConv2d(nn.Module):
-    """A `WeightOnlyConv2d`."""
-
-    def __init__(self, module: WeightOnlyConv2d) -> None:
-        super().__init__()
-        self.stride, self.padding = list(module.stride), list(module.padding)
-        self.register_buffer("weight", module.weight)
-        self.register_buffer("scale", module.scale)
-        self.register_buffer("bias", module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve [B, inputs, H, W]."""
-        result: Tensor = torch.ops.dmedge.weight_only_conv2d.default(
-            x, self.weight, self.scale, self.bias, self.stride, self.padding
-        )
-        return result
-
-
 class OnnxActivation(nn.Module):
     """An `ActivationPoint` in uint8."""
 
@@ -178,7 +147,6 @@ REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     DynamicLinear: OnnxLinear,
     Int4Linear: OnnxInt4Linear,
     QuantConv2d: OnnxConv2d,
-    WeightOnlyConv2d: OnnxWeightOnlyConv2d,
     ActivationPoint: OnnxActivation,
 }
 
@@ -209,12 +177,6 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         offset = op.DequantizeLinear(bias, bias_scale, axis=0)
         return op.Conv(x, kernel, offset, strides=list(stride), pads=[*padding, *padding])
 
-    def weight_only_conv2d(
-        x: Any, weight: Any, scale: Any, bias: Any, stride: Sequence[int], padding: Sequence[int]
-    ) -> Any:
-        kernel = op.DequantizeLinear(weight, scale, axis=0)
-        return op.Conv(x, kernel, bias, strides=list(stride), pads=[*padding, *padding])
-
     def activation(x: Any, scale: Any, zero_point: Any) -> Any:
         return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
 
@@ -222,6 +184,5 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         own.dynamic_linear.default: dynamic_linear,
         own.static_conv2d.default: static_conv2d,
-        own.weight_only_conv2d.default: weight_only_conv2d,
         own.activation.default: activation,
     }

@@ -120,8 +120,7 @@ const score = query.embedding.reduce((sum, value, i) => sum + value * found.embe
 ```
 
 The loader checks the sha256 of every file that it reads, tokenizes as SentencePiece does and resizes as Pillow does, to
-the last bit. It opens programs with the session options that the manifest names, without which an int8 picture takes
-longer. More than one thread, as in `openBundle({{ ort, threads: 2 }})`, needs a page served with
+the last bit. More than one thread, as in `openBundle({{ ort, threads: 2 }})`, needs a page served with
 `Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`; any other page uses one.
 """
 

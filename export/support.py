@@ -31,12 +31,10 @@ OPERATIONS: Mapping[type[nn.Module], str] = {
 _PER_CALL = "uint8 activations with one range per call, not one per row"
 _BLOCKS = "MatMulNBits, int8 activations with one symmetric range per 32 inputs, not one range per row"
 _SHIFTED = "uint8 activations, zero point and codes shifted by 128"
-_WEIGHT_ONLY = "int8 weights, made float while loading, and float activations: finer than the plan"
-_NO_POINT = "left out, activations stay float"
 _NO_STATIC_LINEAR = "linear layers run with dynamic ranges here"
 
 # (scheme, operation, engine)
-SUPPORT: Mapping[tuple[str, str, EngineName], Support] = {
+_NATIVE: Mapping[tuple[str, str, EngineName], Support] = {
     ("float32", "embedding", "xnnpack"): Support("exact", "portable kernel"),
     ("float32", "linear", "xnnpack"): Support("exact", "XNNPACK f32"),
     ("float32", "convolution", "xnnpack"): Support("exact", "XNNPACK f32"),
@@ -55,16 +53,16 @@ SUPPORT: Mapping[tuple[str, str, EngineName], Support] = {
     ("int8_static", "convolution", "onnxruntime"): Support("exact", _SHIFTED),
     ("int8_static", "activation", "onnxruntime"): Support("exact", _SHIFTED),
     ("int8_static", "linear", "onnxruntime"): Support("refused", _NO_STATIC_LINEAR),
-    ("float32", "embedding", "onnxruntime-web"): Support("exact", "Gather"),
-    ("float32", "linear", "onnxruntime-web"): Support("exact", "MatMul"),
-    ("float32", "convolution", "onnxruntime-web"): Support("exact", "Conv"),
-    ("int8_rows", "embedding", "onnxruntime-web"): Support("exact", "Gather, row times scale"),
-    ("int8_dynamic", "linear", "onnxruntime-web"): Support("substituted", _PER_CALL),
-    ("int4_groups", "linear", "onnxruntime-web"): Support("substituted", _BLOCKS),
-    ("int8_static", "convolution", "onnxruntime-web"): Support("substituted", _WEIGHT_ONLY),
-    ("int8_static", "activation", "onnxruntime-web"): Support("substituted", _NO_POINT),
-    ("int8_static", "linear", "onnxruntime-web"): Support("refused", _NO_STATIC_LINEAR),
 }
+
+# onnxruntime-web is onnxruntime compiled to WebAssembly.
+_WEB: Mapping[tuple[str, str, EngineName], Support] = {
+    (scheme, operation, "onnxruntime-web"): support
+    for (scheme, operation, engine), support in _NATIVE.items()
+    if engine == "onnxruntime"
+}
+
+SUPPORT: Mapping[tuple[str, str, EngineName], Support] = {**_NATIVE, **_WEB}
 
 _UNKNOWN = Support("refused", "this combination is unknown")
 

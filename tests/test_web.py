@@ -4,13 +4,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from dmedge.artifact import Artifact, program_bytes
@@ -23,21 +20,16 @@ from dmedge.evidence.browser import check_in_browser, open_browser_session, prov
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import check_parity
 from dmedge.export.bundle import ExportConfig, export_bundle
-from dmedge.export.weight_only import WeightOnlyConv2d, make_weight_only_
-from dmedge.model.checkpoint import load_checkpoint
-from dmedge.model.quantized import ActivationPoint, QuantConv2d
 from dmedge.runtime.browser_session import BrowserSession
 from dmedge.runtime.encoder import Encoder
-from dmedge.runtime.session import open_session, session_options
-from dmedge.runtime.worker import Worker
+from dmedge.runtime.session import open_session
 from tests.conftest import MakeArtifact
 from tests.proven_bundles import int8_checkpoint
 from tests.tiny_bundles import CONFIG, example_inputs, tiny_checkpoint
 
 __all__ = ["int8_checkpoint", "tiny_checkpoint"]  # fixtures
 
-NO_QDQ = "session.disable_quant_qdq"
-FLOAT_ERROR = 1e-5  # relative to the largest value
+IMAGE_ERROR = {"float": 1e-5, "int8": 0.03, "int4": 0.03}  # relative to the largest value
 KINDS = ["float", "int8", pytest.param("int4", marks=pytest.mark.slow)]
 
 
@@ -81,73 +73,14 @@ def test_the_same_files_run_natively(kind: str, bundles: Bundles) -> None:
     with open_session(bundles[kind]) as session:
         report = check_parity(session, bundles[kind])
     assert report.error_ratio <= 1
-    assert report.programs["encode_image"].max_error < (FLOAT_ERROR if kind == "float" else 0.02)
+    assert report.programs["encode_image"].max_error < IMAGE_ERROR[kind]
 
 
-def test_weight_only_changes_no_integer_and_rounds_no_activation(int8_checkpoint: Artifact) -> None:
-    quantized, model = (load_checkpoint(int8_checkpoint).model for _ in range(2))
-    make_weight_only_(model)
-    assert not [module for module in model.modules() if isinstance(module, (QuantConv2d, ActivationPoint))]
-    pairs = [(model.get_submodule(n), m) for n, m in quantized.named_modules() if isinstance(m, QuantConv2d)]
-    assert pairs
-    for made, module in pairs:
-        assert isinstance(made, WeightOnlyConv2d)
-        x = torch.randn(1, module.weight.shape[1], 8, 8)
-        assert torch.equal(made.weight, module.weight)
-        torch.testing.assert_close(made(x), module(x))
-
-
-def test_integers_are_in_the_files_and_only_linear_layers_multiply_them(
-    int8_checkpoint: Artifact, bundles: Bundles
-) -> None:
+def test_integers_are_in_the_files(int8_checkpoint: Artifact, bundles: Bundles) -> None:
     coverage = measure_coverage(bundles["int8"], "onnxruntime")
     assert coverage is not None and coverage.modules_planned and coverage.share_carried_out == 1
-    planned = int8_checkpoint.manifest.summary["mac_share_int8"]
-    assert isinstance(planned, float) and coverage.mac_share_int8 is not None
-    assert 0 < coverage.mac_share_int8 < planned - 0.1
+    assert coverage.mac_share_int8 == int8_checkpoint.manifest.summary["mac_share_int8"]
     assert program_bytes(bundles["int8"]) < 0.6 * program_bytes(bundles["float"])  # tiny: much is graph
-
-
-def test_the_manifest_names_the_substitutions(bundles: Bundles) -> None:
-    support: Any = bundles["int8"].manifest.summary["support"]
-    for operation in ("convolution", "activation"):
-        assert support["onnxruntime"][f"int8_static {operation}"].startswith("substituted: ")
-
-
-def test_the_option_that_the_manifest_names_makes_weights_float_once(bundles: Bundles, tmp_path: Path) -> None:
-    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    found = session_options(bundles["int8"], "onnxruntime")
-    assert found == {NO_QDQ: "1"}
-
-    def operations(chosen: dict[str, str]) -> set[str]:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-        for entry in chosen.items():
-            options.add_session_config_entry(*entry)
-        onnxruntime.InferenceSession(str(bundles["int8"].file("programs/encode_image.onnx")), options)
-        return {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
-
-    assert "DequantizeLinear" in operations({})
-    assert "DequantizeLinear" not in operations(found)
-
-
-def test_the_worker_takes_the_option_from_the_manifest(bundles: Bundles) -> None:
-    bundle = bundles["int8"]
-    options = session_options(bundle, "onnxruntime")
-    worker = Worker("onnxruntime", 1, bundle.root, bundle.manifest.programs, options)
-    backend: Any = worker._backend
-    assert backend._options.get_session_config_entry(NO_QDQ) == "1"
-
-
-@pytest.mark.parametrize(
-    "options", [{"onnxruntime": {"session.other": "1"}}, {"onnxruntime": {NO_QDQ: 1}}, {"onnxruntime": "1"}, "1"]
-)
-def test_other_options_are_refused(options: object, bundles: Bundles) -> None:
-    manifest = bundles["int8"].manifest
-    changed = replace(manifest, summary={**manifest.summary, "session_options": options})
-    with pytest.raises(ArtifactError, match=f"expected text for {NO_QDQ} only"):
-        open_session(Artifact(bundles["int8"].root, changed))
 
 
 def test_a_bundle_for_another_target_has_no_loader(make_artifact: MakeArtifact) -> None:
@@ -164,7 +97,7 @@ def test_chromium_computes_what_torch_computes(
     assert report.images and report.texts
     assert not report.images_differing and not report.texts_differing
     assert report.error_ratio <= 1
-    assert report.programs["encode_image"].max_error < (FLOAT_ERROR if kind == "float" else 0.02)
+    assert report.programs["encode_image"].max_error < IMAGE_ERROR[kind]
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
 """Programs in ONNX Runtime; runs inside a worker process."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ _ERROR_NAMES = (
 class OnnxBackend:
     """One inference session per program."""
 
-    def __init__(self, threads: int, options: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(self, threads: int) -> None:
         self._runtime = require("onnxruntime", "onnx")
         state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx")
         self._errors: tuple[type[Exception], ...] = tuple(getattr(state, name) for name in _ERROR_NAMES)
@@ -37,8 +36,7 @@ class OnnxBackend:
         self._options.intra_op_num_threads = threads
         self._options.inter_op_num_threads = 1
         self._options.log_severity_level = 3  # errors only
-        for option in (EXACT, *options.items()):
-            self._options.add_session_config_entry(*option)
+        self._options.add_session_config_entry(*EXACT)
         self._sessions: dict[str, Any] = {}
         self._names: dict[str, tuple[list[str], list[str]]] = {}
 

@@ -1,7 +1,7 @@
 """One way to run an artifact's programs, whatever runtime carries them."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypedDict
@@ -16,8 +16,6 @@ from dmedge.manifest import Runtime
 from dmedge.runtime.wire import Array
 
 TIMEOUT_S = 600.0
-KNOWN_OPTIONS = frozenset({"session.disable_quant_qdq"})  # that a bundle may ask for
-SESSION_OPTIONS = "session_options"  # of a bundle's summary: runtime -> the options that its programs are made for
 
 
 class SessionFacts(TypedDict):
@@ -120,26 +118,6 @@ def runtime_of(artifact: Artifact, wanted: str | None = None) -> Runtime:
             return runtime
     known = list(dict.fromkeys(runtimes))
     raise ArtifactError(f"{artifact.root}: has no programs for {wanted!r}{near_match(str(wanted), known)}")
-
-
-def session_options(artifact: Artifact, runtime: str) -> dict[str, str]:
-    """What the programs of a bundle are to be opened with.
-
-    Raises:
-        ArtifactError: the manifest names an option that no exporter asks for, or something else in their place.
-    """
-    table = artifact.manifest.summary.get(SESSION_OPTIONS, {})
-    options = table.get(runtime, {}) if isinstance(table, Mapping) else table
-    if (
-        not isinstance(options, Mapping)
-        or not KNOWN_OPTIONS.issuperset(options)
-        or not all(isinstance(value, str) for value in options.values())
-    ):
-        known = ", ".join(sorted(KNOWN_OPTIONS))
-        raise ArtifactError(
-            f"{artifact.root}: {SESSION_OPTIONS} is {table!r}; expected text for {known} only; export it again"
-        )
-    return dict(options)
 
 
 def find_program(programs: Iterable[Program], name: str) -> Program:

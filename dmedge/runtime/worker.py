@@ -7,7 +7,7 @@ its parent does. Whatever libraries print goes to standard error, which the pare
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,10 +24,8 @@ from dmedge.runtime.wire import Packed, pack, unpack
 class Worker:
     """The programs of one artifact in one runtime."""
 
-    def __init__(
-        self, runtime: Runtime, threads: int, root: Path, programs: Sequence[Program], options: Mapping[str, str]
-    ) -> None:
-        self._backend = _make_backend(runtime, threads, options)
+    def __init__(self, runtime: Runtime, threads: int, root: Path, programs: Sequence[Program]) -> None:
+        self._backend = _make_backend(runtime, threads)
         _forget_messages()
         base_rss_bytes = resident_bytes()
         start = time.perf_counter()
@@ -54,11 +52,11 @@ class Worker:
         return {**self._facts, "peak_rss_bytes": peak_resident_bytes()}
 
 
-def _make_backend(runtime: Runtime, threads: int, options: Mapping[str, str]) -> Backend:
+def _make_backend(runtime: Runtime, threads: int) -> Backend:
     if runtime == "onnxruntime":
         from dmedge.runtime.onnx_backend import OnnxBackend
 
-        return OnnxBackend(threads, options)
+        return OnnxBackend(threads)
     from dmedge.runtime.executorch_backend import ExecutorchBackend
 
     return ExecutorchBackend(threads)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Artifact
 from dmedge.errors import DmedgeError
 from dmedge.manifest import Runtime
-from dmedge.runtime.session import SessionFacts, check_inputs, find_program, session_options
+from dmedge.runtime.session import SessionFacts, check_inputs, find_program
 from dmedge.runtime.wire import Array, pack, unpack
 
 CHUNK = 512  # items in one message
@@ -40,8 +40,7 @@ class WorkerSession:
         self._process, self._requests, self._answers = _start_worker(self._stderr, threads)
         self._end = weakref.finalize(self, _end, self._process, self._requests, self._answers, self._stderr)
         try:
-            options = session_options(artifact, runtime)
-            self._ask("load", (runtime, threads, self._root, self.programs, options), "while loading its programs")
+            self._ask("load", (self._runtime, threads, self._root, self.programs), "while loading its programs")
         except DmedgeError:
             self.close()
             raise

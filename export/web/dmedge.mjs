@@ -32,13 +32,10 @@ export async function openBundle({ ort, threads = 1, base = new URL("./", import
   const read = (name) => readFile(base, manifest, name);
   const json = async (name) => JSON.parse(new TextDecoder().decode(await read(name)));
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? threads : 1;
-  const extra = manifest.summary.session_options?.[RUNTIME] ?? {};
   const sessions = {};
   for (const program of manifest.programs.filter(({ runtime }) => runtime === RUNTIME)) {
-    sessions[program.name] = await ort.InferenceSession.create(new Uint8Array(await read(program.file)), {
-      executionProviders: ["wasm"],
-      extra,
-    });
+    const content = new Uint8Array(await read(program.file));
+    sessions[program.name] = await ort.InferenceSession.create(content, { executionProviders: ["wasm"] });
   }
   const files = {
     tokenizer: new Tokenizer(await read("tokenizer.model"), manifest.summary.context_length),
