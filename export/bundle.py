@@ -31,12 +31,15 @@ from dmedge.runtime.session import open_session
 
 __all__ = ["ExportConfig", "export_bundle"]
 
+WEB_MODULES = tuple(sorted((Path(__file__).parent / "web").glob("*.mjs")))  # the loader of a bundle for browsers
+
 Exporter = Callable[[DualEncoder, tuple[Program, ...], Path], Lowering]
 
 EXPORTERS: Mapping[EngineName, Exporter] = {
     "xnnpack": export_executorch,
     "onnxruntime": export_onnx,
     "coreml": export_coreml,
+    "onnxruntime-web": export_onnx,
 }
 
 
@@ -115,6 +118,9 @@ def _write_beside(
         shutil.copyfile(parent.file(file), root / file)
     readme = bundle_readme(config.target, engines, _precision(checkpoint), checkpoint.model.config)
     (root / "README.md").write_text(readme, encoding="utf-8")
+    if "onnxruntime-web" in engines:
+        for module in WEB_MODULES:
+            shutil.copyfile(module, root / module.name)
     licenses = root / "LICENSES"  # Apache-2.0, which is dmedge's own, is among those of the data
     shutil.copytree(PACK / "licenses", licenses / "licenses")
     shutil.copyfile(PACK / "ATTRIBUTION.md", licenses / "ATTRIBUTION.md")

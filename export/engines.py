@@ -6,7 +6,7 @@ from typing import Literal
 
 from dmedge.manifest import Runtime
 
-EngineName = Literal["xnnpack", "onnxruntime", "coreml"]
+EngineName = Literal["xnnpack", "onnxruntime", "coreml", "onnxruntime-web"]
 
 PROGRAMS = ("encode_image", "encode_text", "fuse")
 FLOAT_TOLERANCE = 1e-4
@@ -57,6 +57,14 @@ ENGINES: Mapping[EngineName, Engine] = {
         float_tolerances=dict.fromkeys(PROGRAMS, 0.01),
         dtypes={"uint8": "float32"},
         description="Core ML packages in float16, batch 1",
+    ),
+    "onnxruntime-web": Engine(
+        runtime="onnxruntime",
+        file="programs/{name}.onnx",
+        fixed={},
+        needs=(("onnx", "onnx"), ("onnxscript", "onnx"), ("onnxruntime", "onnx")),
+        int8_tolerances={"encode_image": 0.1, "encode_text": 0.25, "fuse": 0.25},
+        description="ONNX programs for onnxruntime-web in WebAssembly, any batch",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from dmedge.devices.npm import ONNXRUNTIME_WEB
 from dmedge.export.engines import ENGINES, EngineName
 from dmedge.model.config import ModelConfig
 
@@ -160,10 +161,36 @@ score = query @ encode_image.execute([pixels])[0].T
 ```
 """
 
+_WEB = """
+## JavaScript, onnxruntime-web
+
+`dmedge.mjs` and the two modules beside it load this folder in a browser, with nothing to build. Put the folder on your
+web server, and beside it, as `ort/`, these files of the npm package `onnxruntime-web` {ort_version}: `{ort_files}`.
+
+```html
+<script type="module">
+import * as ort from "./ort/ort.wasm.min.mjs";
+import {{ openBundle }} from "./bundle/dmedge.mjs";
+
+ort.env.wasm.wasmPaths = new URL("./ort/", location.href).href;
+const model = await openBundle({{ ort }});
+const picture = await (await fetch("./bundle/conformance/images/wide.png")).blob();
+const query = await model.encodeText("red apple");
+const found = await model.encodeImage(picture); // a file, an ImageBitmap, or RGBA pixels
+const score = query.embedding.reduce((sum, value, i) => sum + value * found.embedding[i], 0);
+</script>
+```
+
+The loader checks the sha256 of every file that it reads, tokenizes as SentencePiece does and resizes as Pillow does, to
+the last bit. More than one thread, as in `openBundle({{ ort, threads: 2 }})`, needs a page served with
+`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`; any other page uses one.
+"""
+
 SNIPPETS: Mapping[tuple[str, EngineName], str] = {
     ("android", "xnnpack"): _ANDROID,
     ("ios", "xnnpack"): _SWIFT_EXECUTORCH,
     ("ios", "coreml"): _SWIFT_COREML,
+    ("web", "onnxruntime-web"): _WEB,
     ("linux-x86_64", "onnxruntime"): _PYTHON_ONNX,
     ("linux-x86_64", "xnnpack"): _PYTHON_EXECUTORCH,
 }
@@ -178,7 +205,13 @@ def bundle_readme(target: str, engines: Sequence[EngineName], precision: str, co
         precision: in words.
         config: of the model.
     """
-    facts = {"size": config.image_size, "context_length": config.context_length, "embed_dim": config.embed_dim}
+    facts = {
+        "size": config.image_size,
+        "context_length": config.context_length,
+        "embed_dim": config.embed_dim,
+        "ort_version": ONNXRUNTIME_WEB.version,
+        "ort_files": "`, `".join(ONNXRUNTIME_WEB.files),
+    }
     files = "; ".join(ENGINES[engine].description for engine in engines)
     fuse = _fuse(config) if config.fusion != "none" else ""
     answers = "| `answers.json` | what the answer head chooses from |\n" if config.answers else ""

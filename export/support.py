@@ -37,7 +37,7 @@ _INT4_WEIGHTS_ONLY = "the same int4 codes as weights, float16 scales (iOS 18); f
 _NO_STATIC_LINEAR = "linear layers run with dynamic ranges here"
 
 # (scheme, operation, engine)
-SUPPORT: Mapping[tuple[str, str, EngineName], Support] = {
+_NATIVE: Mapping[tuple[str, str, EngineName], Support] = {
     ("float32", "embedding", "xnnpack"): Support("exact", "portable kernel"),
     ("float32", "linear", "xnnpack"): Support("exact", "XNNPACK f32"),
     ("float32", "convolution", "xnnpack"): Support("exact", "XNNPACK f32"),
@@ -66,6 +66,15 @@ SUPPORT: Mapping[tuple[str, str, EngineName], Support] = {
     ("int8_static", "activation", "coreml"): Support("substituted", "float16, not rounded to int8"),
     ("int8_static", "linear", "coreml"): Support("refused", _NO_STATIC_LINEAR),
 }
+
+# onnxruntime-web is onnxruntime compiled to WebAssembly.
+_WEB: Mapping[tuple[str, str, EngineName], Support] = {
+    (scheme, operation, "onnxruntime-web"): support
+    for (scheme, operation, engine), support in _NATIVE.items()
+    if engine == "onnxruntime"
+}
+
+SUPPORT: Mapping[tuple[str, str, EngineName], Support] = {**_NATIVE, **_WEB}
 
 _UNKNOWN = Support("refused", "this combination is unknown")
 

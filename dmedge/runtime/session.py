@@ -178,26 +178,26 @@ def _fits(shape: tuple[int, ...], spec: TensorSpec, sizes: dict[str, int]) -> bo
     )
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process now, 0 where the system does not tell."""
-    return _status_bytes("VmRSS")
+def resident_bytes(process: int | None = None) -> int:
+    """Resident memory of a process [default: this one] now, 0 where the system does not tell."""
+    return _status_bytes("VmRSS", process)
 
 
-def peak_resident_bytes() -> int:
-    """Largest resident memory of this process until now.
+def peak_resident_bytes(process: int | None = None) -> int:
+    """Largest resident memory of a process [default: this one] until now.
 
     Linux counts it in /proc; its `ru_maxrss` survives exec, so a worker would report its parent's peak.
     """
-    peak = _status_bytes("VmHWM")
-    if peak:
+    peak = _status_bytes("VmHWM", process)
+    if peak or process is not None:
         return peak
     import resource  # unknown to Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _status_bytes(key: str) -> int:
-    path = Path("/proc/self/status")
+def _status_bytes(key: str, process: int | None) -> int:
+    path = Path(f"/proc/{process or 'self'}/status")
     for line in path.read_text().splitlines() if path.is_file() else ():
         name, _, value = line.partition(":")
         if name == key:

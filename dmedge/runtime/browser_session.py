@@ -1,0 +1,142 @@
+"""A session whose programs run in a real browser, by the loader that the bundle carries."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+import dmedge.devices
+from dmedge.artifact import Artifact
+from dmedge.devices.browser import BrowserPage
+from dmedge.devices.loopback import LoopbackServer
+from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
+from dmedge.errors import ArtifactError, DmedgeError
+from dmedge.runtime.session import (
+    TIMEOUT_S,
+    SessionFacts,
+    check_inputs,
+    find_program,
+    peak_resident_bytes,
+    resident_bytes,
+)
+from dmedge.runtime.wire import Array, Packed, pack, unpack
+
+LOADER = "dmedge.mjs"
+CHUNK = 256  # items in one message
+_PAGE = Path(dmedge.devices.__file__).parent / "web"
+_LOAD = "async (threads) => { window.driver = await import('/driver.mjs'); return driver.load(threads); }"
+
+
+class BrowserSession:
+    """The ONNX programs of a bundle for the web in onnxruntime-web, on WebAssembly."""
+
+    def __init__(
+        self, artifact: Artifact, *, threads: int = 1, timeout_s: float = TIMEOUT_S, is_isolated: bool = True
+    ) -> None:
+        """Start a browser and load the bundle in it.
+
+        Args:
+            artifact: a bundle of the target `web`.
+            threads: threads that one run may use.
+            timeout_s: longest wait for one answer.
+            is_isolated: whether the page is served with the headers that more than one thread needs.
+
+        Raises:
+            ArtifactError: the bundle has no loader for browsers.
+            DmedgeError: the browser, Playwright or onnxruntime-web is missing, or the loader refuses the bundle.
+        """
+        if LOADER not in artifact.manifest.files:
+            raise ArtifactError(f"{artifact.root}: no {LOADER} in it; expected a bundle for browsers; export for web")
+        self.programs = tuple(program for program in artifact.manifest.programs if program.runtime == "onnxruntime")
+        self._timeout_s = timeout_s
+        folders = {"/": _PAGE, "/bundle/": artifact.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
+        self._server = LoopbackServer(folders, is_isolated=is_isolated)
+        try:
+            self._page = BrowserPage(f"{self._server.url}/index.html")
+        except DmedgeError:
+            self._server.close()
+            raise
+        try:
+            base_rss_bytes = self._renderer_bytes(resident_bytes)
+            loaded = self._ask(_LOAD, threads, f"while loading {artifact.root}")
+        except DmedgeError:
+            self.close()
+            raise
+        self._facts = SessionFacts(
+            runtime="onnxruntime",
+            version=f"onnxruntime-web {loaded['version']}, {self._page.version}",
+            threads=loaded["threads"],
+            load_ms=loaded["loadMs"],
+            base_rss_bytes=base_rss_bytes,
+            peak_rss_bytes=0,
+        )
+
+    def run(self, program: str, inputs: Sequence[Array]) -> list[Array]:
+        """See `Session.run`."""
+        return self.run_many(program, [inputs])[0]
+
+    def run_many(
+        self, program: str, items: Sequence[Sequence[Array]], *, outputs: Sequence[int] | None = None
+    ) -> list[list[Array]]:
+        """See `Session.run_many`; every item is a run of its own."""
+        spec = find_program(self.programs, program)
+        check_inputs(spec, items)
+        wanted = list(range(len(spec.outputs)) if outputs is None else outputs)
+        results: list[list[Array]] = []
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            request = {"program": program, "packed": _to_text(pack(chunk)), "count": len(chunk), "outputs": wanted}
+            answer = self._ask("(request) => driver.run(request)", request, f"while running {program}")
+            results += unpack(_from_text(answer), len(chunk))
+        return results
+
+    def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:
+        """See `Session.time`; by performance.now(), whose steps are 5 us in an isolated page and 100 us in another."""
+        check_inputs(find_program(self.programs, program), [inputs])
+        request = {"program": program, "packed": _to_text(pack([inputs])), "runs": runs}
+        return np.array(self._ask("(request) => driver.time(request)", request, f"while timing {program}"), np.int64)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text, by the tokenizer of the loader."""
+        ids: list[list[int]] = self._ask("(texts) => driver.tokenize(texts)", list(texts), "while tokenizing")
+        return ids
+
+    def pixels(self, files: Sequence[str]) -> list[bytes]:
+        """Pixels of pictures of the bundle, decoded by the browser and resized by the loader."""
+        found = self._ask("(files) => driver.pixels(files)", list(files), "while reading pictures")
+        return [base64.b64decode(content) for content in found]
+
+    def facts(self) -> SessionFacts:
+        """See `Session.facts`; memory is that of the browser's largest renderer process."""
+        return {**self._facts, "peak_rss_bytes": self._renderer_bytes(peak_resident_bytes)}
+
+    def close(self) -> None:
+        """End the browser and the server; closing twice is fine."""
+        self._page.close()
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, function: str, argument: object, doing: str) -> Any:
+        return self._page.ask(function, argument, timeout_s=self._timeout_s, doing=doing)
+
+    def _renderer_bytes(self, measure: Any) -> int:
+        return max((measure(process) for process in self._page.renderer_processes()), default=0)
+
+
+def _to_text(packed: Packed) -> list[list[str]]:
+    return [[dtype, *(base64.b64encode(part).decode() for part in parts)] for dtype, *parts in packed]
+
+
+def _from_text(answer: Sequence[Sequence[str]]) -> Packed:
+    return tuple((dtype, base64.b64decode(shapes), base64.b64decode(data)) for dtype, shapes, data in answer)

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * An image-text model in the browser: loads the bundle that this file lies in and runs it by onnxruntime-web.
+ *
+ *   import * as ort from "./ort/ort.wasm.min.mjs";
+ *   import { openBundle } from "./bundle/dmedge.mjs";
+ *   const model = await openBundle({ ort });
+ *   const { embedding } = await model.encodeText("red apple");
+ */
+
+import { preprocess } from "./pixels.mjs";
+import { Tokenizer } from "./tokenizer.mjs";
+
+const SCHEMA = 1; // of manifest.json
+const RUNTIME = "onnxruntime";
+
+/**
+ * Load a bundle, after checking the sha256 of every file that is read.
+ *
+ * @param {object} options
+ * @param {object} options.ort the module of onnxruntime-web, with `env.wasm.wasmPaths` set if need be
+ * @param {number} [options.threads] of a run; 1 where the page is not cross-origin isolated, which threads need
+ * @param {URL|string} [options.base] of the bundle, ending in a slash, where it is not the folder of this file
+ * @throws {Error} a file is missing or was changed, or the manifest is not one that this loader knows
+ */
+export async function openBundle({ ort, threads = 1, base = new URL("./", import.meta.url) }) {
+  const manifest = JSON.parse(new TextDecoder().decode(await fetchBytes(new URL("manifest.json", base))));
+  if (manifest.schema_version !== SCHEMA || manifest.kind !== "bundle") {
+    const found = `${manifest.kind} of schema ${manifest.schema_version}`;
+    throw new Error(`manifest.json: found a ${found}; expected a bundle of schema ${SCHEMA}`);
+  }
+  const read = (name) => readFile(base, manifest, name);
+  const json = async (name) => JSON.parse(new TextDecoder().decode(await read(name)));
+  ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? threads : 1;
+  const sessions = {};
+  for (const program of manifest.programs.filter(({ runtime }) => runtime === RUNTIME)) {
+    const content = new Uint8Array(await read(program.file));
+    sessions[program.name] = await ort.InferenceSession.create(content, { executionProviders: ["wasm"] });
+  }
+  const files = {
+    tokenizer: new Tokenizer(await read("tokenizer.model"), manifest.summary.context_length),
+    preprocessing: await json("preprocessor_config.json"),
+    labels: await json("labels.json"),
+    answers: "answers.json" in manifest.files ? await json("answers.json") : [],
+  };
+  return new Model(ort, manifest, sessions, files);
+}
+
+/** A loaded bundle. Embeddings have unit length: the dot product of two is the score of a picture for a text. */
+export class Model {
+  constructor(ort, manifest, sessions, { tokenizer, preprocessing, labels, answers }) {
+    Object.assign(this, { ort, manifest, sessions, tokenizer, preprocessing, labels, answers });
+  }
+
+  /** @returns {Promise<{embedding: Float32Array, tokens: object, mask: object}>} the last two are for `fuse` */
+  async encodeText(text) {
+    const ids = Int32Array.from(this.tokenizer.encode(text));
+    const shape = [1, ids.length];
+    const mask = new this.ort.Tensor("int32", ids.slice().fill(1), shape);
+    const { embedding, tokens } = await this.sessions.encode_text.run({
+      ids: new this.ort.Tensor("int32", ids, shape),
+      mask,
+    });
+    return { embedding: embedding.data, tokens, mask };
+  }
+
+  /**
+   * @param {Blob|ImageBitmap|ImageData} picture a file, or one decoded as `decodePicture` does, or RGBA pixels
+   * @returns {Promise<{embedding: Float32Array, patches: object}>} the last is for `fuse`
+   */
+  async encodeImage(picture) {
+    const { size } = this.preprocessing;
+    const pixels = new this.ort.Tensor("uint8", await this.pixels(picture), [1, size, size, 3]);
+    const { embedding, patches } = await this.sessions.encode_image.run({ pixels });
+    return { embedding: embedding.data, patches };
+  }
+
+  /** What `encodeImage` feeds to the program: uint8 [size, size, 3]. */
+  async pixels(picture) {
+    const decoded = picture instanceof Blob ? await decodePicture(picture) : picture;
+    return preprocess(decoded.data ? decoded : readPixels(decoded), this.preprocessing);
+  }
+
+  /**
+   * How well a picture and a text fit, from what the encoders returned.
+   *
+   * @returns {Promise<{match: number, classes?: Float32Array, answers?: Float32Array}>} logits; `labels` and
+   *   `answers` of the model name those of the heads that it has
+   */
+  async fuse({ patches }, { tokens, mask }) {
+    const { match, ...heads } = await this.sessions.fuse.run({ patches, tokens, mask });
+    const logits = Object.entries(heads).map(([name, tensor]) => [name, tensor.data]);
+    return { match: match.data[0], ...Object.fromEntries(logits) };
+  }
+
+  /** Free the memory of the programs. */
+  async release() {
+    await Promise.all(Object.values(this.sessions).map((session) => session.release()));
+  }
+}
+
+/** Decode a file upright, with its colours as they are stored and alpha not multiplied in. */
+export function decodePicture(blob) {
+  return createImageBitmap(blob, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
+}
+
+/** RGBA pixels of a decoded picture. A 2D canvas would multiply alpha in, which loses bits, so WebGL reads them. */
+function readPixels(bitmap) {
+  const { width, height } = bitmap;
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl2");
+  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) {
+    const context = new OffscreenCanvas(width, height).getContext("2d");
+    context.drawImage(bitmap, 0, 0);
+    return context.getImageData(0, 0, width, height);
+  }
+  gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const data = new Uint8ClampedArray(width * height * 4);
+  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(data.buffer));
+  gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers keep few contexts
+  return { width, height, data };
+}
+
+async function readFile(base, manifest, name) {
+  const want = manifest.files[name];
+  if (!want) throw new Error(`manifest.json: names no file ${name}; export the bundle again`);
+  const content = await fetchBytes(new URL(name, base));
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (sha256 !== want.sha256) {
+    const [found, expected] = [sha256, want.sha256].map((hex) => hex.slice(0, 12));
+    throw new Error(`${name}: sha256 ${found} differs from the manifest's ${expected}; deploy the bundle again`);
+  }
+  return content;
+}
+
+async function fetchBytes(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: status ${response.status}; expected the file; deploy the bundle again`);
+  return response.arrayBuffer();
+}

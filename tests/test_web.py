@@ -1,0 +1,192 @@
+"""A bundle for the web computes in Chromium what torch computes, by the loader that it carries."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dmedge.artifact import Artifact, program_bytes
+from dmedge.compress.recipe import CompressConfig, compress_artifact
+from dmedge.devices.browser import BrowserPage
+from dmedge.devices.loopback import LoopbackServer
+from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
+from dmedge.errors import ArtifactError, DmedgeError
+from dmedge.evidence.browser import check_in_browser, open_browser_session, prove_in_browser
+from dmedge.evidence.coverage import measure_coverage
+from dmedge.evidence.parity import check_parity
+from dmedge.export.bundle import ExportConfig, export_bundle
+from dmedge.runtime.browser_session import BrowserSession
+from dmedge.runtime.encoder import Encoder
+from dmedge.runtime.session import open_session
+from tests.conftest import MakeArtifact
+from tests.proven_bundles import int8_checkpoint
+from tests.tiny_bundles import CONFIG, example_inputs, tiny_checkpoint
+
+__all__ = ["int8_checkpoint", "tiny_checkpoint"]  # fixtures
+
+IMAGE_ERROR = {"float": 1e-5, "int8": 0.03, "int4": 0.03}  # relative to the largest value
+KINDS = ["float", "int8", pytest.param("int4", marks=pytest.mark.slow)]
+
+
+class Bundles(dict[str, Artifact]):
+    """Web bundles of the tiny checkpoint by kind, each made when it is first asked for."""
+
+    def __init__(self, parents: dict[str, Artifact]) -> None:
+        super().__init__()
+        self.parents = parents
+
+    def __missing__(self, kind: str) -> Artifact:
+        if kind == "int4":
+            config = CompressConfig(int4=True, ledger_texts=0, calibration_items=8)
+            self.parents[kind] = compress_artifact(self.parents["float"], config, self.parents["float"].sibling("int4"))
+        parent = self.parents[kind]
+        self[kind] = export_bundle(parent, ExportConfig(target="web"), parent.sibling(f"web-{kind}"))
+        return self[kind]
+
+
+@pytest.fixture(scope="module")
+def bundles(tiny_checkpoint: Artifact, int8_checkpoint: Artifact) -> Bundles:
+    return Bundles({"float": tiny_checkpoint, "int8": int8_checkpoint})
+
+
+@pytest.fixture(scope="module")
+def in_browser(bundles: Bundles) -> Iterator[Callable[[str], BrowserSession]]:
+    """Opens a bundle in Chromium once, however many tests ask for it."""
+    with ExitStack() as stack:
+        opened: dict[str, BrowserSession] = {}
+
+        def session_of(kind: str) -> BrowserSession:
+            if kind not in opened:
+                opened[kind] = stack.enter_context(open_browser_session(bundles[kind]))
+            return opened[kind]
+
+        yield session_of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_files_run_natively(kind: str, bundles: Bundles) -> None:
+    with open_session(bundles[kind]) as session:
+        report = check_parity(session, bundles[kind])
+    assert report.error_ratio <= 1
+    assert report.programs["encode_image"].max_error < IMAGE_ERROR[kind]
+
+
+def test_integers_are_in_the_files(int8_checkpoint: Artifact, bundles: Bundles) -> None:
+    coverage = measure_coverage(bundles["int8"], "onnxruntime")
+    assert coverage is not None and coverage.modules_planned and coverage.share_carried_out == 1
+    assert coverage.mac_share_int8 == int8_checkpoint.manifest.summary["mac_share_int8"]
+    assert program_bytes(bundles["int8"]) < 0.6 * program_bytes(bundles["float"])  # tiny: much is graph
+
+
+def test_a_bundle_for_another_target_has_no_loader(make_artifact: MakeArtifact) -> None:
+    with pytest.raises(ArtifactError, match="no dmedge.mjs in it; expected a bundle for browsers"):
+        open_browser_session(make_artifact("other", kind="bundle"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_chromium_computes_what_torch_computes(
+    kind: str, bundles: Bundles, in_browser: Callable[[str], BrowserSession]
+) -> None:
+    report = check_in_browser(in_browser(kind), bundles[kind])
+    assert report.images and report.texts
+    assert not report.images_differing and not report.texts_differing
+    assert report.error_ratio <= 1
+    assert report.programs["encode_image"].max_error < IMAGE_ERROR[kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_chromium_and_the_native_runtime_agree(
+    kind: str, bundles: Bundles, in_browser: Callable[[str], BrowserSession]
+) -> None:
+    with open_session(bundles[kind]) as native:
+        for name in ("encode_image", "encode_text", "fuse"):
+            items = [example_inputs(name, length) for length in (1, 6, CONFIG.context_length)]
+            pairs = zip(in_browser(kind).run_many(name, items), native.run_many(name, items), strict=True)
+            for found, want in pairs:
+                for got, expected in zip(found, want, strict=True):
+                    assert got.dtype == expected.dtype
+                    np.testing.assert_allclose(got, expected, atol=1e-4 if kind == "float" else 0.05)
+
+
+@pytest.mark.slow
+def test_a_session_in_chromium_tells_what_it_is(in_browser: Callable[[str], BrowserSession]) -> None:
+    session = in_browser("float")
+    facts = session.facts()
+    assert facts["version"].startswith(f"onnxruntime-web {ONNXRUNTIME_WEB.version}, Chromium ")
+    assert facts["threads"] == 1 and facts["load_ms"] > 0
+    assert facts["peak_rss_bytes"] > facts["base_rss_bytes"] > 10_000_000
+    elapsed = session.time("encode_text", example_inputs("encode_text"), 7)
+    assert elapsed.shape == (7,) and elapsed.dtype == np.int64 and (elapsed > 0).any()
+    (only,) = session.run_many("encode_text", [example_inputs("encode_text")], outputs=(1,))[0]
+    assert only.shape == (1, 6, CONFIG.text_width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_isolated", [True, False], ids=["isolated", "not isolated"])
+def test_threads_need_an_isolated_page(is_isolated: bool, bundles: Bundles) -> None:
+    with BrowserSession(bundles["float"], threads=2, is_isolated=is_isolated) as session:
+        assert session.facts()["threads"] == (2 if is_isolated else 1)
+        assert check_parity(session, bundles["float"]).error_ratio <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["programs/encode_text.onnx", "tokenizer.model"])
+def test_a_tampered_file_is_refused_by_the_loader(name: str, bundles: Bundles, tmp_path: Path) -> None:
+    root = shutil.copytree(bundles["float"].root, tmp_path / "copy")
+    content = bytearray((root / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (root / name).write_bytes(content)
+    with pytest.raises(DmedgeError, match=f"{name}: sha256 .* differs from the manifest's .*; deploy the bundle again"):
+        open_browser_session(Artifact(root, bundles["float"].manifest))
+
+
+@pytest.mark.slow
+def test_a_missing_golden_pixel_is_noticed(bundles: Bundles, tmp_path: Path) -> None:
+    root = shutil.copytree(bundles["float"].root, tmp_path / "copy")
+    picture = root / "conformance/images/alpha.png"
+    with Image.open(picture) as image:
+        pixels = np.array(image)
+    pixels[:, :, :3] ^= 64
+    Image.fromarray(pixels).save(picture)
+    report = prove_in_browser(Artifact(root, bundles["float"].manifest))
+    assert report.images_differing == ("images/alpha.png",)
+
+
+@pytest.mark.slow
+def test_the_page_of_the_readme_works(bundles: Bundles, tmp_path: Path) -> None:
+    bundle = bundles["float"]
+    page = (bundle.root / "README.md").read_text(encoding="utf-8").split("```html\n")[1].split("```")[0]
+    last = "window.score = score; window.pair = await model.fuse(found, query);\n</script>"
+    (tmp_path / "index.html").write_text(page.replace("</script>", last), encoding="utf-8")
+    files = {"/": tmp_path, "/bundle/": bundle.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
+    server = LoopbackServer(files, is_isolated=False)
+    browser = BrowserPage(f"{server.url}/index.html")
+    try:
+        wait = "async () => { while (!window.pair) await new Promise((done) => setTimeout(done, 20)); return %s; }"
+        score = browser.ask(wait % "window.score")
+        match, classes = browser.ask(wait % "[window.pair.match, [...window.pair.classes]]")
+    finally:
+        browser.close()
+        server.close()
+    with Encoder(bundle) as encoder, Image.open(bundle.root / "conformance/images/wide.png") as image:
+        assert score == pytest.approx((encoder.texts(["red apple"]) @ encoder.images([image]).T).item(), abs=1e-5)
+        found_match, found_classes = encoder.pairs([image], ["red apple"])
+    assert match == pytest.approx(found_match.item(), abs=1e-4)
+    np.testing.assert_allclose(classes, found_classes[0], atol=1e-4)
+
+
+def test_the_loader_needs_nothing_but_onnxruntime_web(bundles: Bundles) -> None:
+    modules = [name for name in bundles["float"].manifest.files if name.endswith(".mjs")]
+    assert sorted(modules) == ["dmedge.mjs", "pixels.mjs", "tokenizer.mjs"]
+    for name in modules:
+        imported = re.findall(
+            r"^import .* from \"(.+)\";$", bundles["float"].file(name).read_text("utf-8"), re.MULTILINE
+        )
+        assert all(place.removeprefix("./") in modules for place in imported)
