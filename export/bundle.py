@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dmedge.artifact import Artifact, Program, new_artifact
 from dmedge.data.emoji import PACK
+from dmedge.data.hf_tokenizer import tokenizer_file_names
 from dmedge.errors import ExportError, require
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.export.config import ExportConfig
@@ -22,7 +23,7 @@ from dmedge.export.targets import chosen_engines
 from dmedge.files import digest_file, list_files
 from dmedge.logs import progress
 from dmedge.manifest import Manifest, Runtime
-from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint
+from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, Checkpoint, load_checkpoint
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
@@ -84,12 +85,6 @@ def _runtime(engine: EngineName) -> Runtime:
 
 def _ready(checkpoint: Checkpoint, engines: Sequence[EngineName]) -> Checkpoint:
     """Fold what exists only for training, after a look whether all that the engines need is installed."""
-    config = checkpoint.model.config
-    if "hf" in (config.image, config.text):
-        raise ExportError(
-            f"image tower {config.image!r}, text tower {config.text!r}: imported towers cannot be exported yet; "
-            "expected towers of dmedge's own; train with image = 'vit' or 'convnet' and text = 'transformer' or 'bag'"
-        )
     with quiet():
         for name in engines:
             for module, extra in ENGINES[name].needs:
@@ -104,7 +99,7 @@ def _write_beside(
 ) -> None:
     """Write everything but the programs."""
     answers = (ANSWERS,) if ANSWERS in parent.manifest.files else ()
-    for file in (TOKENIZER, PREPROCESS, LABELS, *answers):
+    for file in (*tokenizer_file_names(parent), PREPROCESS, LABELS, *answers):
         shutil.copyfile(parent.file(file), root / file)
     readme = bundle_readme(config.target, engines, _precision(checkpoint), checkpoint.model.config)
     (root / "README.md").write_text(readme, encoding="utf-8")
