@@ -21,6 +21,7 @@ from dmedge.export.readme import bundle_readme
 from dmedge.export.support import check_support
 from dmedge.export.targets import chosen_engines
 from dmedge.files import digest_file, list_files
+from dmedge.lineage import inherited
 from dmedge.logs import progress
 from dmedge.manifest import Manifest, Runtime
 from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, Checkpoint, load_checkpoint
@@ -73,7 +74,9 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
             precision=plan or {"*": "float32"},
             languages=parent.manifest.languages,
             target=config.target,
-            summary=facts | _summary(checkpoint, lowerings, parity) | {"support": support},
+            summary=facts
+            | _summary(checkpoint, lowerings, parity)
+            | {"support": support, **inherited(parent.manifest)},
         )
         advance(note="done")
         return artifact
@@ -99,9 +102,10 @@ def _write_beside(
 ) -> None:
     """Write everything but the programs."""
     answers = (ANSWERS,) if ANSWERS in parent.manifest.files else ()
-    for file in (*tokenizer_file_names(parent), PREPROCESS, LABELS, *answers):
+    tokenizer = tokenizer_file_names(parent)
+    for file in (*tokenizer, PREPROCESS, LABELS, *answers):
         shutil.copyfile(parent.file(file), root / file)
-    readme = bundle_readme(config.target, engines, _precision(checkpoint), checkpoint.model.config)
+    readme = bundle_readme(config.target, engines, _precision(checkpoint), checkpoint.model.config, tokenizer)
     (root / "README.md").write_text(readme, encoding="utf-8")
     licenses = root / "LICENSES"  # Apache-2.0, which is dmedge's own, is among those of the data
     shutil.copytree(PACK / "licenses", licenses / "licenses")

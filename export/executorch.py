@@ -72,10 +72,7 @@ def _constants(model: DualEncoder) -> dict[str, int]:
 def _trace(model: DualEncoder, programs: tuple[Program, ...]) -> dict[str, ExportedProgram]:
     limits = {"length": model.config.context_length}
     with evaluating(model, programs) as modules:
-        traced = {
-            program.name: trace(modules[program.name], program, limits)
-            for program in programs
-        }
+        traced = {program.name: trace(modules[program.name], program, limits) for program in programs}
     for program in traced.values():
         _split_dequantize_(program)
         _drop_unused_(program)

@@ -153,7 +153,7 @@ def attend(
 
 def _add_bias(scores: Tensor, bias: Tensor, batch: int, heads: int) -> Tensor:
     """Add a [B, 1, 1 or Q, K] bias to [B*h, Q, K] scores; in a batch of one nothing changes shape."""
-    if isinstance(batch, int) and batch == 1:
+    if batch == 1:
         return scores + bias[:, 0]
     _, queries, keys = scores.shape
     return (scores.view(batch, heads, queries, keys) + bias).view(batch * heads, queries, keys)
