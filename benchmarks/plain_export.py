@@ -45,7 +45,7 @@ VOCABULARY, SIZE, PATCH, SAMPLES, LENGTH, CONTEXT = 30_000, 224, 16, 8, 12, 64
 BODY: Mapping[str, Any] = {
     "hidden_size": 384,
     "intermediate_size": 1536,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 6,
 }
 RUNTIMES: tuple[Runtime, ...] = ("executorch", "onnxruntime")
@@ -90,7 +90,7 @@ class Subject:
 
 
 def subjects(place: Path) -> Iterator[Subject]:
-    """A CLIP, a SigLIP and a ViT with BERT of three layers in each tower."""
+    """A CLIP, a SigLIP and a ViT with BERT of two layers in each tower."""
     vision = {"image_size": SIZE, "patch_size": PATCH, **BODY}
     text = {"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT, **BODY}
     square = {"image_mean": [MEAN] * 3, "image_std": [STD] * 3, "size": {"height": SIZE, "width": SIZE}}

@@ -27,6 +27,7 @@ PACKAGES = {
     "executorch": "executorch",
     "onnx": "onnx",
     "onnxscript": "onnx",
+    "tokenizers": "imported",
 }
 
 # The instruction sets that decide how fast int8 and bfloat16 run.

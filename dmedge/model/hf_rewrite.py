@@ -14,7 +14,8 @@ then, and in training, they run as in transformers.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -121,10 +122,12 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    *,
+    sdpa: Callable[..., tuple[Tensor, Tensor | None]],
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention as transformers calls it; traced, in three dimensions, otherwise its own.
+    """Attention as transformers calls it; traced, in three dimensions, otherwise by its own function.
 
     Args:
         module: whose attention it is.
@@ -132,6 +135,7 @@ def attend(
         key: [B, heads, K, d].
         value: [B, heads, K, d].
         attention_mask: what `attention_mask` made.
+        sdpa: transformers' own function.
         scaling: of the scores.
         options: for transformers' own.
 
@@ -139,7 +143,6 @@ def attend(
         [B, Q, heads, d], and no attention map.
     """
     if not torch.compiler.is_exporting():
-        sdpa: Callable[..., tuple[Tensor, None]] = _interfaces()["attention"]["sdpa"]
         return sdpa(module, query, key, value, attention_mask, scaling=scaling, **options)
     batch, heads, queries, width = query.shape
     scale = width**-0.5 if scaling is None else scaling
@@ -159,15 +162,27 @@ def _add_bias(scores: Tensor, bias: Tensor, batch: int, heads: int) -> Tensor:
     return (scores.view(batch, heads, queries, keys) + bias).view(batch * heads, queries, keys)
 
 
-def attention_mask(*, mask_function: Callable[..., Tensor], **options: Any) -> Tensor | None:
-    """Mask as transformers asks for it; traced, a float bias [B or 1, 1, Q or 1, K], otherwise its own."""
+def attention_mask(
+    *,
+    sdpa: Callable[..., Tensor | None],
+    everything: Callable[..., Tensor],
+    mask_function: Callable[..., Tensor],
+    **options: Any,
+) -> Tensor | None:
+    """Mask as transformers asks for it; traced, a float bias [B or 1, 1, Q or 1, K], otherwise by its own function.
+
+    Args:
+        sdpa: transformers' own function.
+        everything: the mask function that hides nothing.
+        mask_function: which key a query sees, by their numbers.
+        options: lengths and padding, and more for transformers' own.
+    """
     if not torch.compiler.is_exporting():
-        sdpa: Callable[..., Tensor | None] = _interfaces()["mask"]["sdpa"]
         return sdpa(mask_function=mask_function, **options)
     padding, bias = options.get("attention_mask"), None
     if padding is not None:
         bias = (1.0 - padding.to(torch.float32))[:, None, None, :] * MASKED
-    if mask_function is not require("transformers.masking_utils", "train").bidirectional_mask_function:
+    if mask_function is not everything:
         rows = torch.arange(options["q_length"], device=options["device"])[None, None, :, None]
         columns = torch.arange(options["kv_length"], device=options["device"])[None, None, None, :]
         first = torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=options["device"])
@@ -177,18 +192,13 @@ def attention_mask(*, mask_function: Callable[..., Tensor], **options: Any) -> T
     return bias
 
 
-def _interfaces() -> Mapping[str, Mapping[str, Callable[..., Any]]]:
-    return {
-        "attention": require("transformers.modeling_utils", "train").ALL_ATTENTION_FUNCTIONS,
-        "mask": require("transformers.masking_utils", "train").ALL_MASK_ATTENTION_FUNCTIONS,
-    }
-
-
 def rewrite_(encoder: Any) -> None:
     """Give a freshly built encoder of transformers the parts of this module, wherever it has such parts."""
-    transformers = require("transformers", "train")
-    transformers.AttentionInterface.register(ATTENTION, attend)
-    transformers.AttentionMaskInterface.register(ATTENTION, attention_mask)
+    transformers, masks = require("transformers", "train"), require("transformers.masking_utils", "train")
+    attention = require("transformers.modeling_utils", "train").ALL_ATTENTION_FUNCTIONS["sdpa"]
+    mask = partial(attention_mask, sdpa=masks.sdpa_mask, everything=masks.bidirectional_mask_function)
+    transformers.AttentionInterface.register(ATTENTION, partial(attend, sdpa=attention))
+    transformers.AttentionMaskInterface.register(ATTENTION, mask)
     if encoder.config._attn_implementation == "sdpa" and encoder._can_set_attn_implementation():
         encoder.set_attn_implementation(ATTENTION)
     for name, module in list(encoder.named_modules()):
