@@ -19,6 +19,7 @@ from dmedge.compress.ledger import LedgerLine, ledger_line, write_ledger
 from dmedge.compress.trim import trim_languages
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
+from dmedge.lineage import inherited
 from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
@@ -229,6 +230,7 @@ def _finish(work: Work, draft: Draft) -> Artifact:
             "weight_bytes_parent": work.parent.manifest.files[WEIGHTS].size_bytes,
             "parameters": count_costs(work.checkpoint.model).parameters,
             "ledger": [line.row() for line in work.lines],
+            **inherited(work.parent.manifest),
             **work.summary,
         },
     )

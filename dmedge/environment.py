@@ -28,6 +28,7 @@ PACKAGES = {
     "onnx": "onnx",
     "onnxscript": "onnx",
     "coremltools": "coreml",
+    "tokenizers": "imported",
 }
 
 # The instruction sets that decide how fast int8 and bfloat16 run.

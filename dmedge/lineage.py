@@ -44,3 +44,8 @@ def _ancestors(child: Manifest, known: dict[str, tuple[Path, Manifest]], depth: 
         if manifest is not None:  # a digest covers those of the parents, so this ends
             found += _ancestors(manifest, known, depth + 1)
     return found
+
+
+def inherited(parent: Manifest) -> dict[str, object]:
+    """What the summary of everything made from `parent` says too: the licence of imported weights."""
+    return {key: parent.summary[key] for key in ("license",) if key in parent.summary}

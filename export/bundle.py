@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dmedge.artifact import Artifact, Program, new_artifact
 from dmedge.data.emoji import PACK
+from dmedge.data.hf_tokenizer import tokenizer_file_names
 from dmedge.errors import ExportError, require
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.export.config import ExportConfig
@@ -21,6 +22,7 @@ from dmedge.export.readme import bundle_readme
 from dmedge.export.support import check_support
 from dmedge.export.targets import chosen_engines
 from dmedge.files import digest_file, list_files
+from dmedge.lineage import inherited
 from dmedge.logs import progress
 from dmedge.manifest import Manifest, Runtime
 from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint
@@ -55,6 +57,7 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
     """
     engines = chosen_engines(config.target, config.runtimes)
     with new_artifact(out) as draft, progress(f"export {config.target}", total=2 * len(engines) + 1) as advance:
+        _check_loader(parent, engines)
         checkpoint = _ready(load_checkpoint(parent), engines)
         plan = checkpoint.quantization or {}
         support = {_runtime(name): check_support(checkpoint.model, plan, name) for name in engines}
@@ -82,10 +85,21 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
             precision=plan or {"*": "float32"},
             languages=parent.manifest.languages,
             target=config.target,
-            summary=facts | _summary(checkpoint, lowerings, parity) | {"support": support},
+            summary=facts
+            | _summary(checkpoint, lowerings, parity)
+            | {"support": support, **inherited(parent.manifest)},
         )
         advance(note="done")
         return artifact
+
+
+def _check_loader(parent: Artifact, engines: Sequence[EngineName]) -> None:
+    """The loader for browsers reads one kind of vocabulary; a bundle that it cannot load is none."""
+    if "onnxruntime-web" in engines and (files := tokenizer_file_names(parent)) != (TOKENIZER,):
+        raise ExportError(
+            f"{parent.root}: its tokenizer is an imported one ({', '.join(files)}); the loader for browsers reads "
+            f"{TOKENIZER} alone; expected a model with a vocabulary of dmedge's own, or another target"
+        )
 
 
 def _runtime(engine: EngineName) -> Runtime:
@@ -94,12 +108,6 @@ def _runtime(engine: EngineName) -> Runtime:
 
 def _ready(checkpoint: Checkpoint, engines: Sequence[EngineName]) -> Checkpoint:
     """Fold what exists only for training, after a look whether all that the engines need is installed."""
-    config = checkpoint.model.config
-    if "hf" in (config.image, config.text):
-        raise ExportError(
-            f"image tower {config.image!r}, text tower {config.text!r}: imported towers cannot be exported yet; "
-            "expected towers of dmedge's own; train with image = 'vit' or 'convnet' and text = 'transformer' or 'bag'"
-        )
     with quiet():
         for name in engines:
             for module, extra in ENGINES[name].needs:
@@ -114,9 +122,10 @@ def _write_beside(
 ) -> None:
     """Write everything but the programs."""
     answers = (ANSWERS,) if ANSWERS in parent.manifest.files else ()
-    for file in (TOKENIZER, PREPROCESS, LABELS, *answers):
+    tokenizer = tokenizer_file_names(parent)
+    for file in (*tokenizer, PREPROCESS, LABELS, *answers):
         shutil.copyfile(parent.file(file), root / file)
-    readme = bundle_readme(config.target, engines, _precision(checkpoint), checkpoint.model.config)
+    readme = bundle_readme(config.target, engines, _precision(checkpoint), checkpoint.model.config, tokenizer)
     (root / "README.md").write_text(readme, encoding="utf-8")
     if "onnxruntime-web" in engines:
         for module in WEB_MODULES:

@@ -21,7 +21,7 @@ from dmedge.artifact import Program
 from dmedge.errors import require
 from dmedge.export.coreml_check import check_arithmetic
 from dmedge.export.coreml_weights import check_integers, has_groups, stored_model
-from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
+from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.manifest import TensorSpec
 from dmedge.model.dual import DualEncoder
@@ -73,15 +73,22 @@ def _deployment_target(model: DualEncoder) -> str:
 def _trace(model: DualEncoder, programs: tuple[Program, ...]) -> list[ExportedProgram]:
     limits = {"length": model.config.context_length}
     with evaluating(model, programs) as modules:
-        return [
-            torch.export.export(
-                modules[program.name],
-                example_inputs(program),
-                dynamic_shapes=(free_dimensions(program, limits),),
-                strict=False,
-            ).run_decompositions({})
-            for program in programs
-        ]
+        traced = [trace(modules[program.name], program, limits).run_decompositions({}) for program in programs]
+    for program in traced:
+        _drop_aliases_(program)
+    return traced
+
+
+def _drop_aliases_(program: ExportedProgram) -> None:
+    """Take every alias for what it stands for; coremltools has no word for it."""
+    for node in list(program.graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            for spec in program.graph_signature.output_specs:
+                if spec.arg.name == node.name:
+                    spec.arg.name = node.args[0].name
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def _convert(traced: ExportedProgram, program: Program, model: DualEncoder) -> Any:

@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
-from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
+from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import ActivationPoint, DynamicLinear, Int4Linear, QuantConv2d, QuantEmbedding
@@ -72,15 +72,7 @@ def _constants(model: DualEncoder) -> dict[str, int]:
 def _trace(model: DualEncoder, programs: tuple[Program, ...]) -> dict[str, ExportedProgram]:
     limits = {"length": model.config.context_length}
     with evaluating(model, programs) as modules:
-        traced = {
-            program.name: torch.export.export(
-                modules[program.name],
-                example_inputs(program),
-                dynamic_shapes=(free_dimensions(program, limits),),
-                strict=False,
-            )
-            for program in programs
-        }
+        traced = {program.name: trace(modules[program.name], program, limits) for program in programs}
     for program in traced.values():
         _split_dequantize_(program)
         _drop_unused_(program)

@@ -19,7 +19,7 @@ from dmedge.export.onnx_ops import (
     onnx_model,
     translations,
 )
-from dmedge.export.programs import Lowering, evaluating, example_inputs, free_dimensions
+from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import QuantEmbedding
@@ -49,10 +49,8 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
         for program in programs:
             (root / program.file).parent.mkdir(parents=True, exist_ok=True)
             written = torch.onnx.export(
-                modules[program.name],
-                example_inputs(program),
+                trace(modules[program.name], program, limits),
                 dynamo=True,
-                dynamic_shapes=(free_dimensions(program, limits),),
                 custom_translation_table=translations(),
                 input_names=[spec.name for spec in program.inputs],
                 opset_version=OPSET,

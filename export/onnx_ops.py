@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dmedge.errors import require
 from dmedge.model.dual import DualEncoder
+from dmedge.model.hf_rewrite import TanhGelu
 from dmedge.model.nibbles import GROUP
 from dmedge.model.quantized import (
     ACTIVATION_MIN,
@@ -143,16 +144,28 @@ class OnnxActivation(nn.Module):
         return result
 
 
+class OnnxTanhGelu(nn.Module):
+    """A `TanhGelu` as one operation, which onnxruntime computes as it was asked to."""
+
+    def __init__(self, _: TanhGelu) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [...] to [...]."""
+        return F.gelu(x, approximate="tanh")
+
+
 REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     DynamicLinear: OnnxLinear,
     Int4Linear: OnnxInt4Linear,
     QuantConv2d: OnnxConv2d,
     ActivationPoint: OnnxActivation,
+    TanhGelu: OnnxTanhGelu,
 }
 
 
 def onnx_model(model: DualEncoder) -> DualEncoder:
-    """A copy of `model` whose integer modules call the custom operations; it can be exported, not run."""
+    """A copy of `model` whose integer modules call the custom operations; such a copy can be exported, not run."""
     copied = deepcopy(model)
     for name, module in list(copied.named_modules()):
         if type(module) in REPLACEMENTS:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from dmedge.artifact import Program
+from dmedge.errors import require
 from dmedge.manifest import Runtime
 from dmedge.model.checkpoint import checkpoint_programs
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
+from dmedge.model.hf import quietly
 
 EXAMPLE = {"batch": 2, "length": 7}  # sizes of the free dimensions while tracing; 0 and 1 would be baked in
 DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "float32": torch.float32}
@@ -34,9 +36,9 @@ class ProgramModule(nn.Module):
         self.model = model
         self.name = name
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run the program."""
-        outputs: tuple[Tensor, ...] = getattr(self.model, self.name)(*inputs)
+    def forward(self, *inputs: Tensor, **named: Tensor) -> tuple[Tensor, ...]:
+        """Run the program; inputs come in their order, by name or not."""
+        outputs: tuple[Tensor, ...] = getattr(self.model, self.name)(*inputs, **named)
         return outputs
 
 
@@ -88,6 +90,33 @@ def free_dimensions(program: Program, limits: Mapping[str, int]) -> tuple[dict[i
     return tuple(
         {axis: dims[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in program.inputs
     )
+
+
+def is_imported(model: DualEncoder, program: Program) -> bool:
+    """Whether a program runs an encoder of transformers."""
+    return {"encode_image": model.config.image, "encode_text": model.config.text}.get(program.name) == "hf"
+
+
+def trace(module: ProgramModule, program: Program, limits: Mapping[str, int]) -> ExportedProgram:
+    """One program as a graph: of an own tower by `torch.export`, of an imported one by transformers' exporter.
+
+    `DynamoExporter` is `torch.export` as well, with what transformers knows of its own code: what it patches while
+    one of its models is traced, and the state that it puts aside. Its exporters for ExecuTorch and ONNX end where a
+    bundle begins. They write one program, the bare encoder from scaled floats on, into a file of its own, quantize
+    only by themselves, and leave to XNNPACK what it computes differently; so lowering is the same as for own towers.
+    """
+    shapes = free_dimensions(program, limits)
+    if not is_imported(module.model, program):
+        return torch.export.export(module, example_inputs(program), dynamic_shapes=(shapes,), strict=False)
+    names = [spec.name for spec in program.inputs]
+    with quietly():
+        exporters = require("transformers.exporters.exporter_dynamo", "train")
+        traced: ExportedProgram = exporters.DynamoExporter().export_program(
+            module,
+            dict(zip(names, example_inputs(program), strict=True)),
+            exporters.DynamoConfig(dynamic_shapes=dict(zip(names, shapes, strict=True))),
+        )[0]
+    return traced
 
 
 @contextmanager

@@ -14,7 +14,7 @@ Exported by dmedge in {precision}.
 |---|---|
 | `programs/` | {files} |
 | `manifest.json` | inputs, outputs, shapes, precision of every module, sha256 of every file |
-| `tokenizer.model` | SentencePiece vocabulary; text of any length, at most {context_length} tokens are read |
+| {vocabulary}; text of any length, at most {context_length} tokens are read |
 | `preprocessor_config.json` | how a picture becomes {size} x {size} pixels |
 | `labels.json` | names of the classes |
 {answers}| `conformance/` | pictures and texts with what every program must answer; run it on your device |
@@ -119,19 +119,20 @@ compiled: run `conformance/` on a device before you rely on them.
 _PYTHON_ONNX = """
 ## Python, onnxruntime
 
-With `pip install onnxruntime sentencepiece`, in this folder:
+With `pip install onnxruntime {package}`, in this folder:
 
 ```python
-import numpy as np, onnxruntime, sentencepiece
+import numpy as np, onnxruntime
+{imports}
 
 options = onnxruntime.SessionOptions()
 options.add_session_config_entry("session.x64quantprecision", "1")
 text = onnxruntime.InferenceSession("programs/encode_text.onnx", options)
 image = onnxruntime.InferenceSession("programs/encode_image.onnx", options)
-tokenizer = sentencepiece.SentencePieceProcessor("tokenizer.model")
+{tokenizer}
 
-ids = np.array([tokenizer.encode("red apple")[:{context_length}]], np.int32)
-query = text.run(["embedding"], {{"ids": ids, "mask": np.ones_like(ids)}})[0]
+{encode}
+query = text.run(["embedding"], {{"ids": ids, "mask": mask}})[0]
 pixels = np.full((1, {size}, {size}, 3), 255, np.uint8)  # a picture, preprocessed
 score = query @ image.run(["embedding"], {{"pixels": pixels}})[0].T
 ```
@@ -144,18 +145,19 @@ the conformance pack shows whether they are.
 _PYTHON_EXECUTORCH = """
 ## Python, ExecuTorch
 
-With `pip install executorch torch sentencepiece`, in this folder:
+With `pip install executorch torch {package}`, in this folder:
 
 ```python
-import sentencepiece, torch
+import numpy as np, torch
+{imports}
 from executorch.runtime import Runtime
 
 program = Runtime.get().load_program("programs/model.pte")
 encode_text, encode_image = program.load_method("encode_text"), program.load_method("encode_image")
-tokenizer = sentencepiece.SentencePieceProcessor("tokenizer.model")
+{tokenizer}
 
-ids = torch.tensor([tokenizer.encode("red apple")[:{context_length}]], dtype=torch.int32)
-query = encode_text.execute([ids, torch.ones_like(ids)])[0]
+{encode}
+query = encode_text.execute([torch.from_numpy(ids), torch.from_numpy(mask)])[0]
 pixels = torch.full((1, {size}, {size}, 3), 255, dtype=torch.uint8)  # a picture, preprocessed
 score = query @ encode_image.execute([pixels])[0].T
 ```
@@ -195,8 +197,25 @@ SNIPPETS: Mapping[tuple[str, EngineName], str] = {
     ("linux-x86_64", "xnnpack"): _PYTHON_EXECUTORCH,
 }
 
+_OWN_TOKENIZER: Mapping[str, str] = {
+    "vocabulary": "`tokenizer.model` | SentencePiece vocabulary",
+    "package": "sentencepiece",
+    "imports": "import sentencepiece",
+    "tokenizer": 'tokenizer = sentencepiece.SentencePieceProcessor("tokenizer.model")',
+    "encode": 'ids = np.array([tokenizer.encode("red apple")[:{context_length}]], np.int32)\nmask = np.ones_like(ids)',
+}
+_IMPORTED_TOKENIZER: Mapping[str, str] = {
+    "vocabulary": "{files} | the tokenizer of the model that was imported, and what its own code does around it",
+    "package": "'dmedge[imported]'",
+    "imports": "from dmedge.artifact import load_artifact\nfrom dmedge.data.hf_tokenizer import open_tokenizer",
+    "tokenizer": 'tokenizer = open_tokenizer(load_artifact("."), {context_length})',
+    "encode": 'ids, mask = tokenizer.batch(["red apple"])',
+}
 
-def bundle_readme(target: str, engines: Sequence[EngineName], precision: str, config: ModelConfig) -> str:
+
+def bundle_readme(
+    target: str, engines: Sequence[EngineName], precision: str, config: ModelConfig, tokenizer: Sequence[str]
+) -> str:
     """Text of README.md.
 
     Args:
@@ -204,6 +223,7 @@ def bundle_readme(target: str, engines: Sequence[EngineName], precision: str, co
         engines: that carry its programs; each has its lines of code.
         precision: in words.
         config: of the model.
+        tokenizer: its files.
     """
     facts = {
         "size": config.image_size,
@@ -212,11 +232,14 @@ def bundle_readme(target: str, engines: Sequence[EngineName], precision: str, co
         "ort_version": ONNXRUNTIME_WEB.version,
         "ort_files": "`, `".join(ONNXRUNTIME_WEB.files),
     }
+    lines = _OWN_TOKENIZER if tokenizer == ("tokenizer.model",) else _IMPORTED_TOKENIZER
+    named = ", ".join(f"`{name}`" for name in tokenizer)
+    words = {key: line.format(files=named, **facts) for key, line in lines.items()}
     files = "; ".join(ENGINES[engine].description for engine in engines)
     fuse = _fuse(config) if config.fusion != "none" else ""
     answers = "| `answers.json` | what the answer head chooses from |\n" if config.answers else ""
-    head = _COMMON.format(target=target, precision=precision, files=files, fuse=fuse, answers=answers, **facts)
-    return head + "".join(SNIPPETS[target, engine].format(**facts) for engine in engines)
+    head = _COMMON.format(target=target, precision=precision, files=files, fuse=fuse, answers=answers, **facts, **words)
+    return head + "".join(SNIPPETS[target, engine].format(**facts, **words) for engine in engines)
 
 
 def _fuse(config: ModelConfig) -> str:

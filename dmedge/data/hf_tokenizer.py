@@ -68,7 +68,7 @@ class HfTokenizer:
 
         Raises:
             DataError: a file is missing or unreadable.
-            DmedgeError: the package `tokenizers` is not installed.
+            DmedgeError: the package `tokenizers` is not installed, which the extra "imported" brings.
         """
         self.rules = _read_rules(files)
         self.files = dict(files)
@@ -136,7 +136,7 @@ class _Tokenizers:
     reserved: frozenset[int] = frozenset()
 
     def __init__(self, content: bytes, rules: TokenizerRules, context_length: int) -> None:
-        library = require("tokenizers", "train")
+        library = require("tokenizers", "imported")
         try:
             self._tokenizer = library.Tokenizer.from_str(content.decode("utf-8"))
         except Exception as error:  # the library raises nothing more special

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from dmedge.artifact import Artifact, Program
-from dmedge.data.tokenizer import Tokenizer
+from dmedge.data.hf_tokenizer import open_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError
 from dmedge.runtime.encoder import context_length
@@ -145,11 +145,11 @@ def _images_differing(
 
 
 def _texts_differing(bundle: Artifact, texts: Sequence[str], golden: Mapping[str, Array]) -> tuple[str, ...]:
-    tokenizer = Tokenizer(bundle.file("tokenizer.model"), context_length(bundle))
+    tokenizer = open_tokenizer(bundle, context_length(bundle))
     differing = []
     for case, text in enumerate(texts):
-        ids, mask = (golden[golden_key("encode_text", case, name)] for name in ("ids", "mask"))
-        if tokenizer.encode(text) != ids[mask.astype(np.bool_)].tolist():
+        wanted = [golden[golden_key("encode_text", case, name)] for name in ("ids", "mask")]
+        if not all(map(np.array_equal, tokenizer.batch([text]), wanted)):
             differing.append(text)
     return tuple(differing)
 

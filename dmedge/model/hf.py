@@ -2,6 +2,7 @@
 
 The modules are transformers' own, built from the settings that a checkpoint keeps, so they compute
 what the original computes; only scaling, normalisation and channel order of pixels are added here.
+`dmedge.model.hf_rewrite` puts parts in that compute the same, where runtimes need others.
 """
 
 import logging
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from dmedge.config import load_config
 from dmedge.errors import ConfigError, require
 from dmedge.model.config import ModelConfig
+from dmedge.model.hf_rewrite import rewrite_
 from dmedge.model.text import masked_mean
 
 Pool = Literal["pooler", "cls", "mean"]  # the encoder's own, its first token, or the mean over all parts
@@ -166,6 +168,7 @@ def build_encoder(families: Mapping[str, Family], model_type: str, config: Mappi
             model: nn.Module = encoder(encoder.config_class.from_dict(dict(config)), **options)
         except (TypeError, ValueError, KeyError, strict) as error:
             raise ConfigError(f"{family.model} cannot be built: {error}; import the model again") from error
+        rewrite_(model)
     return model
 
 

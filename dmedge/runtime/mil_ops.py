@@ -66,6 +66,12 @@ def _gather(x: Tensor, indices: Value, axis: int, batch_dims: int = 0, validate_
     return found.reshape((*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]))
 
 
+def _gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+    if batch_dims:
+        raise ValueError(f"gather_nd with batch_dims {batch_dims}")
+    return x[tuple(indices.unbind(-1))]
+
+
 def _slice_by_index(
     x: Tensor,
     begin: Tensor,
@@ -112,7 +118,7 @@ def _squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist()))
 
 
-# operation -> function of its parameters; none is here that no tower of dmedge's own needs
+# operation -> function of its parameters; what own towers, CLIP and SigLIP need
 OPERATIONS: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "add": lambda x, y: _tensor(x) + y,
     "cast": lambda x, dtype: _tensor(x),  # to the declared type, as after every operation
@@ -122,15 +128,20 @@ OPERATIONS: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "equal": lambda x, y: torch.eq(_tensor(x), _tensor(y)),
     "expand_dims": _expand_dims,
     "gather": _gather,
+    "gather_nd": _gather_nd,
     "gelu": _gelu,
     "greater_equal": lambda x, y: torch.ge(_tensor(x), _tensor(y)),
+    "identity": lambda x: x,
     "layer_norm": _layer_norm,
+    "less_equal": lambda x, y: torch.le(_tensor(x), _tensor(y)),
     "linear": lambda x, weight, bias=None: F.linear(x, weight, bias),
     "log": lambda x, epsilon: torch.log(x + epsilon),
     "matmul": _matmul,
     "maximum": lambda x, y: torch.maximum(_tensor(x), _tensor(y)),
     "mul": lambda x, y: _tensor(x) * y,
+    "range_1d": lambda start, end, step: torch.arange(int(start), int(end), int(step), dtype=torch.int32),
     "real_div": lambda x, y: _tensor(x) / _tensor(y),
+    "reduce_argmax": lambda x, axis, keep_dims, output_dtype="int32": x.argmax(axis, keep_dims),
     "reduce_l2_norm": lambda x, axes, keep_dims: torch.linalg.vector_norm(x, dim=_list(axes), keepdim=keep_dims),
     "reduce_mean": lambda x, axes, keep_dims: x.mean(_list(axes), keep_dims),
     "reduce_sum": lambda x, axes, keep_dims: x.sum(_list(axes), keep_dims),
