@@ -14,9 +14,11 @@ from uuid import uuid4
 from dmedge.config import near_match
 from dmedge.environment import tool_versions
 from dmedge.errors import ArtifactError
+from dmedge.external_data import check_external_data
 from dmedge.files import check_file, digest_file, list_files, sync, sync_tree
 from dmedge.manifest import (
     MANIFEST_NAME,
+    SIGNATURE_NAME,
     FileDigest,
     Kind,
     Manifest,
@@ -107,6 +109,7 @@ class Draft:
         summary: Mapping[str, object] | None = None,
         tools: Mapping[str, str] | None = None,
         target: str | None = None,
+        seal: Callable[[Path], None] | None = None,
     ) -> Artifact:
         """Write the manifest and move the directory to `out`, in one step that either happens or not.
 
@@ -114,6 +117,7 @@ class Draft:
             config: exact settings of the stage, plain JSON values only (`dataclasses.asdict`).
             parents: role -> digest of every artifact that was read.
             tools: package -> version [default: dmedge and every package that can change an artifact].
+            seal: signs the manifest in the directory that it is given, see `dmedge.signature`.
 
         Raises:
             ArtifactError: a file is a link, a value is not JSON, or `out` has come into being meanwhile.
@@ -134,6 +138,8 @@ class Draft:
             }
         )
         (self.path / MANIFEST_NAME).write_text(manifest_json(manifest), encoding="utf-8")
+        if seal is not None:
+            seal(self.path)
         sync_tree(self.path)
         try:
             self.path.rename(self.out)
@@ -182,6 +188,8 @@ def new_artifact(out: Path) -> Iterator[Draft]:
 def load_artifact(path: str | Path, *, kind: Kind | None = None) -> Artifact:
     """Open an artifact after checking its manifest and the size and sha256 of every file.
 
+    A signature may lie beside the files of a bundle; `dmedge.signature` checks it.
+
     Args:
         path: its directory, or the name of one that ships with dmedge where no such directory exists.
         kind: what it must be [default: anything].
@@ -199,13 +207,16 @@ def load_artifact(path: str | Path, *, kind: Kind | None = None) -> Artifact:
     manifest = read_manifest(root)
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{root}: found {_a(manifest.kind)}; expected {_a(kind)}; run {_maker(kind)}")
-    found = set(list_files(root)) - {MANIFEST_NAME}
+    extras = {MANIFEST_NAME, SIGNATURE_NAME} if manifest.kind == "bundle" else {MANIFEST_NAME}
+    found = set(list_files(root)) - extras
     for name in sorted(found - set(manifest.files)):
         raise ArtifactError(f"{root / name}: not named in the manifest; expected nothing else; remove it")
     for name, want in manifest.files.items():
         if name not in found:
             raise ArtifactError(f"{root / name}: missing; expected {want.size_bytes} bytes; make the artifact again")
         check_file(root / name, want)
+    for name in sorted({program.file for program in manifest.programs if program.runtime == "onnxruntime"}):
+        check_external_data(root, name, manifest.files)
     return Artifact(root, manifest)
 
 
@@ -256,7 +267,8 @@ def download_bytes(artifact: Artifact) -> int:
     """Size of the whole artifact as a deflated zip archive, which is what an app package carries."""
     with tempfile.TemporaryFile() as stream:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in (MANIFEST_NAME, *sorted(artifact.manifest.files)):
+            signature = [SIGNATURE_NAME] if (artifact.root / SIGNATURE_NAME).is_file() else []
+            for name in (MANIFEST_NAME, *signature, *sorted(artifact.manifest.files)):
                 archive.writestr(zipfile.ZipInfo(name), (artifact.root / name).read_bytes(), zipfile.ZIP_DEFLATED)
         return stream.tell()
 

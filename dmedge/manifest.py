@@ -14,6 +14,7 @@ Kind = Literal["checkpoint", "bundle", "evidence"]
 Runtime = Literal["torch", "onnxruntime", "executorch", "coreml"]
 
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"  # of the manifest, so it cannot be named there
 SCHEMA_VERSION = 1
 
 
@@ -82,11 +83,11 @@ class Manifest:
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether `name` stays below the root of an artifact on every system, and is not the manifest."""
+    """Whether `name` stays below the root of an artifact on every system, and is not the manifest or its signature."""
     path = PurePosixPath(name)
     has_odd_character = any(ord(character) < 32 or character in "\\:" for character in name)
     is_plain = name == str(path) and not path.is_absolute() and ".." not in path.parts
-    return is_plain and not has_odd_character and name not in (".", MANIFEST_NAME)
+    return is_plain and not has_odd_character and name not in (".", MANIFEST_NAME, SIGNATURE_NAME)
 
 
 def canonical_json(value: object) -> bytes:

@@ -10,12 +10,16 @@ from dmedge.data.emoji import PACK
 from dmedge.data.hf_tokenizer import tokenizer_file_names
 from dmedge.errors import ExportError, require
 from dmedge.evidence.parity import ParityReport, check_parity
+from dmedge.export.bundled import write_bundled
 from dmedge.export.config import ExportConfig
 from dmedge.export.conformance import write_conformance
 from dmedge.export.coreml import export_coreml
 from dmedge.export.engines import ENGINES, EngineName, tolerances
 from dmedge.export.executorch import export_executorch
+from dmedge.export.facts import minimum_versions, preprocessing_facts, tower_facts
+from dmedge.export.gates import check_finite, check_shares, check_size, check_token_table
 from dmedge.export.onnx import export_onnx
+from dmedge.export.plan import planned_tensors
 from dmedge.export.programs import Lowering, bundle_programs
 from dmedge.export.quiet import quiet
 from dmedge.export.readme import bundle_readme
@@ -30,6 +34,7 @@ from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
 from dmedge.runtime.session import open_session
+from dmedge.signature import Seal
 
 __all__ = ["ExportConfig", "export_bundle"]
 
@@ -45,37 +50,48 @@ EXPORTERS: Mapping[EngineName, Exporter] = {
 }
 
 
-def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact:
+def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Seal | None = None) -> Artifact:
     """Write the bundle of `parent` for one target, after comparing it with torch in its own runtimes.
 
     Precision is that of the checkpoint: float32 stays float32, int8 keeps its integers.
 
+    Args:
+        seal: signs it, see `dmedge.signature.seal_with`.
+
     Raises:
         ArtifactError: `out` exists, or `parent` is no checkpoint.
-        ExportError: an engine refuses a scheme, or what was written computes something else.
+        ExportError: weights are not finite, an engine refuses a scheme, what was written computes something
+            else, or it does not keep its plan or the shares of `config`.
         DmedgeError: a package is not installed; the message names the command that installs it.
     """
     engines = chosen_engines(config.target, config.runtimes)
     with new_artifact(out) as draft, progress(f"export {config.target}", total=2 * len(engines) + 1) as advance:
         _check_loader(parent, engines)
         checkpoint = _ready(load_checkpoint(parent), engines)
-        plan = checkpoint.quantization or {}
+        plan, planned = checkpoint.quantization or {}, planned_tensors(checkpoint.model)
         support = {_runtime(name): check_support(checkpoint.model, plan, name) for name in engines}
         programs: dict[EngineName, tuple[Program, ...]] = {}
         lowerings: dict[Runtime, Lowering] = {}
+        sizes: dict[Runtime, Mapping[str, int]] = {}
         for name in engines:
             advance(note=f"lowering for {name}")
             engine = ENGINES[name]
             programs[name] = bundle_programs(
                 checkpoint.model.config, engine.runtime, engine.file, engine.fixed, engine.dtypes
             )
-            lowerings[engine.runtime] = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
+            lowering = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
+            lowerings[engine.runtime] = lowering
+            check_shares(lowering.counts, engine.runtime, config.min_delegated, config.min_int8)
+            sizes[engine.runtime] = check_size(draft.path, programs[name], planned, engine)
         _write_beside(draft.path, parent, checkpoint, config, engines)
-        facts: dict[str, object] = {"context_length": checkpoint.model.config.context_length}
+        shape = checkpoint.model.config
+        facts: dict[str, object] = {"context_length": shape.context_length, "embed_dim": shape.embed_dim}
         parity: dict[Runtime, ParityReport] = {}
         for name in engines:
             advance(note=f"comparing {name} with torch")
             parity[_runtime(name)] = _prove(draft.path, programs[name], facts)
+            if config.bundled and _runtime(name) == "executorch":
+                write_bundled(_so_far(draft.path, programs[name], facts), programs[name])
         artifact = draft.finish(
             kind="bundle",
             stage="export",
@@ -87,7 +103,15 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path) -> Artifact
             target=config.target,
             summary=facts
             | _summary(checkpoint, lowerings, parity)
-            | {"support": support, **inherited(parent.manifest)},
+            | {
+                "support": support,
+                "size": sizes,
+                "towers": tower_facts(checkpoint, planned, {r: found.counts for r, found in lowerings.items()}),
+                "preprocessing": preprocessing_facts(checkpoint.preprocess, checkpoint.model.config),
+                "minimum_versions": minimum_versions(engines),
+                **inherited(parent.manifest),
+            },
+            seal=seal,
         )
         advance(note="done")
         return artifact
@@ -112,6 +136,8 @@ def _ready(checkpoint: Checkpoint, engines: Sequence[EngineName]) -> Checkpoint:
         for name in engines:
             for module, extra in ENGINES[name].needs:
                 require(module, extra)
+    check_finite(checkpoint.model)
+    check_token_table(checkpoint)
     fold_batch_norm_(checkpoint.model)
     checkpoint.model.requires_grad_(False)
     return checkpoint
@@ -135,7 +161,7 @@ def _write_beside(
     shutil.copyfile(PACK / "ATTRIBUTION.md", licenses / "ATTRIBUTION.md")
     is_float = checkpoint.quantization is None
     limits = {_runtime(name): tolerances(name, is_float=is_float) for name in engines}
-    write_conformance(root / "conformance", checkpoint, limits)
+    write_conformance(root, checkpoint, limits)
 
 
 def _precision(checkpoint: Checkpoint) -> str:
@@ -166,9 +192,7 @@ def _summary(
 
 def _prove(root: Path, programs: tuple[Program, ...], facts: Mapping[str, object]) -> ParityReport:
     """Load what was written in its own runtime and compare it with the conformance pack."""
-    files = {name: digest_file(root / name) for name in list_files(root)}
-    manifest = Manifest(kind="bundle", stage="export", config={}, files=files, programs=programs, summary=facts)
-    written = Artifact(root, manifest)
+    written = _so_far(root, programs, facts)
     with open_session(written) as session:
         report = check_parity(session, written)
     if report.images_differing or report.texts_differing:
@@ -176,13 +200,21 @@ def _prove(root: Path, programs: tuple[Program, ...], facts: Mapping[str, object
         raise ExportError(
             f"golden inputs do not repeat: {differing}; expected the same pixels and token ids; report this"
         )
-    for name, row in report.programs.items():
+    for name, row in {**report.programs, "scores": report.scores}.items():
         if not row.is_within:
             raise ExportError(
                 f"{name}: differs from torch by {row.max_error:.3g} of its largest value in its own runtime; "
                 f"expected at most {row.tolerance:g}; nothing was written: report this"
             )
     return report
+
+
+def _so_far(root: Path, programs: tuple[Program, ...], facts: Mapping[str, object]) -> Artifact:
+    """A bundle that is not finished, as far as it takes to run it."""
+    files = {name: digest_file(root / name) for name in list_files(root)}
+    return Artifact(
+        root, Manifest(kind="bundle", stage="export", config={}, files=files, programs=programs, summary=facts)
+    )
 
 
 def _brief(number: float) -> float:

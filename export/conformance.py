@@ -1,6 +1,6 @@
-"""The conformance pack: inputs in all their oddity, and what torch makes of them.
+"""Writes the conformance pack: inputs in all their oddity, and what torch makes of them.
 
-`dmedge.evidence.parity` defines the files, and compares any runtime with them.
+`dmedge.evidence.pack` defines the files, `dmedge.evidence.parity` compares any runtime with them.
 """
 
 import json
@@ -13,42 +13,66 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmedge.data.emoji import TRAIN_STYLES, load_pack
-from dmedge.data.languages import script_of
-from dmedge.evidence.parity import CASES, GOLDEN, golden_key
-from dmedge.manifest import Runtime
+from dmedge.evidence.pack import CASES, FOLDER, GOLDEN, SCORES, golden_key
+from dmedge.export.texts import golden_texts
+from dmedge.manifest import Program, Runtime
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs
 from dmedge.runtime.wire import Array
 
 TILES = ("1F34E", "1F431")  # apple and cat face: pictures like those trained on
-ODD_TEXTS = ("", "a", "RED apple", "café manzana 林檎", "🍎", "red apple " * 200)
 FUSED = 4  # pairs of a picture and a short text
+WHOLE = 3  # cases of an encoder with all outputs; the others hold the first one, which is the small one
+LARGE = (2400, 1600)  # pixels of a picture as phones take them, but in stripes, which pack well
 _EXIF_ORIENTATION, _ROTATED = 0x0112, 6
 
 
-def write_conformance(folder: Path, checkpoint: Checkpoint, tolerances: Mapping[Runtime, Mapping[str, float]]) -> None:
+def write_conformance(root: Path, checkpoint: Checkpoint, tolerances: Mapping[Runtime, Mapping[str, float]]) -> None:
     """Write pictures, texts, and golden inputs and outputs of every program, computed by torch at batch 1.
 
     Args:
-        folder: to create.
+        root: of the bundle.
         checkpoint: in evaluation mode; its own numbers are the golden ones, rounding to int8 included.
         tolerances: runtime -> program -> greatest error, relative to the largest golden value.
     """
+    folder = root / FOLDER
     (folder / "images").mkdir(parents=True)
     images = _write_images(folder)
-    texts = [*_texts_by_script().values(), *ODD_TEXTS]
-    golden = _golden(checkpoint, [folder / name for name in images], texts)
-    programs = [program.name for program in checkpoint_programs(checkpoint.model.config)]
-    limits = {runtime: {name: found[name] for name in programs} for runtime, found in tolerances.items()}
-    cases = {"tolerances": limits, "images": images, "texts": texts}
-    (folder / CASES).write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    texts = golden_texts(checkpoint.tokenizer)
+    programs = checkpoint_programs(checkpoint.model.config)
+    pixels = [(_pixels(checkpoint, folder / name),) for name in images]
+    tokens = [checkpoint.tokenizer.batch([text]) for text in texts]
+    golden: dict[str, Array] = {}
+    encoders: list[Sequence[Sequence[Array]]] = [pixels, tokens]
+    outputs = {
+        program.name: _add_cases(golden, checkpoint, program, cases, whole=WHOLE)
+        for program, cases in zip(programs, encoders, strict=False)
+    }
+    pairs: list[tuple[int, int]] = []
+    if len(programs) > len(outputs):
+        pairs = _strongest_pairs(checkpoint, outputs, tokens)
+        patches, features = ([row[1] for row in outputs[name]] for name in ("encode_image", "encode_text"))
+        cases = [(patches[image], features[text], tokens[text][1]) for image, text in pairs]
+        _add_cases(golden, checkpoint, programs[-1], cases, whole=FUSED)
+    image_rows, text_rows = (np.concatenate([row[0] for row in rows]) for rows in outputs.values())
+    golden[SCORES] = text_rows @ image_rows.T
+    limits = {runtime: _limits(found, programs) for runtime, found in tolerances.items()}
+    table = {"tolerances": limits, "images": images, "texts": texts, "pairs": pairs}
+    (folder / CASES).write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
 
 
+def _limits(found: Mapping[str, float], programs: Sequence[Program]) -> dict[str, float]:
+    """Of every program and of the scores, in which the errors of both embeddings add up."""
+    limits = {program.name: found[program.name] for program in programs}
+    return limits | {SCORES: found["encode_image"] + found["encode_text"]}
+
+
 def _write_images(folder: Path) -> list[str]:
-    """Pictures that trip a careless decoder: not square, rotated by EXIF, grey, see-through, tiny."""
+    """Pictures that trip a careless decoder: of every shape, rotated by EXIF, grey, see-through, tiny, large."""
     ramp = _ramp(90, 40)
     clear = np.dstack([ramp, np.arange(90, dtype=np.uint8)[None].repeat(40, 0) * 2])
     pictures = {
+        "square.png": Image.fromarray(_ramp(100, 100)),
         "wide.png": Image.fromarray(ramp),
         "tall.png": Image.fromarray(ramp.transpose(1, 0, 2).copy()),
         "grey.png": Image.fromarray(ramp[:, :, 0]),
@@ -56,6 +80,7 @@ def _write_images(folder: Path) -> list[str]:
         "alpha.png": Image.fromarray(clear),
         "palette.png": Image.fromarray(ramp).quantize(16),
         "pixel.png": Image.new("RGB", (1, 1), (200, 30, 60)),
+        "large.png": Image.fromarray(_stripes(*LARGE)),
     }
     pack = load_pack()
     place = {emoji.hexcode.upper(): i for i, emoji in enumerate(pack.emoji)}
@@ -75,30 +100,31 @@ def _ramp(width: int, height: int) -> NDArray[np.uint8]:
     return np.stack([x, y, (x + 255 - y) / 2], axis=2).round().astype(np.uint8)
 
 
-def _texts_by_script() -> dict[str, str]:
-    """One name in every script of the embedded languages, each of another emoji."""
-    pack = load_pack()
-    texts: dict[str, str] = {}
-    for number, locale in enumerate(pack.locales):
-        names = [name for name in pack.names(locale) if name is not None]
-        texts.setdefault(script_of(locale), names[number * 17 % len(names)])
-    return texts
+def _stripes(width: int, height: int) -> NDArray[np.uint8]:
+    """Stripes 3 pixels wide in red, 5 high in green, a coarse step in blue: without antialiasing they leave moire."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:, :, 0] = np.where(np.arange(width) // 3 % 2, 230, 20)[None]
+    picture[:, :, 1] = np.where(np.arange(height) // 5 % 2, 200, 60)[:, None]
+    picture[:, : width // 3, 2] = 180
+    return picture
 
 
-def _golden(checkpoint: Checkpoint, images: Sequence[Path], texts: Sequence[str]) -> dict[str, Array]:
-    """Inputs and outputs of every case, by their name in golden.npz."""
-    pixels = [(_pixels(checkpoint, path),) for path in images]
-    tokens = [checkpoint.tokenizer.batch([text]) for text in texts]
-    cases: dict[str, Sequence[Sequence[Array]]] = {"encode_image": pixels, "encode_text": tokens}
-    golden: dict[str, Array] = {}
-    for program in checkpoint_programs(checkpoint.model.config):
-        if program.name == "fuse":
-            cases["fuse"] = _fuse_cases(checkpoint, pixels, tokens)
-        for case, inputs in enumerate(cases[program.name]):
-            arrays = (*inputs, *_run(checkpoint, program.name, inputs))
-            for spec, array in zip((*program.inputs, *program.outputs), arrays, strict=True):
-                golden[golden_key(program.name, case, spec.name)] = array
-    return golden
+def _add_cases(
+    golden: dict[str, Array],
+    checkpoint: Checkpoint,
+    program: Program,
+    cases: Sequence[Sequence[Array]],
+    *,
+    whole: int,
+) -> list[list[Array]]:
+    """Run every case, keep what the pack holds of it in `golden`, and return all outputs."""
+    results = [_run(checkpoint, program.name, inputs) for inputs in cases]
+    for case, (inputs, outputs) in enumerate(zip(cases, results, strict=True)):
+        kept = len(outputs) if case < whole else 1
+        specs = (*program.inputs, *program.outputs[:kept])
+        for spec, array in zip(specs, (*inputs, *outputs[:kept]), strict=True):
+            golden[golden_key(program.name, case, spec.name)] = array
+    return results
 
 
 def _pixels(checkpoint: Checkpoint, path: Path) -> Array:
@@ -106,14 +132,18 @@ def _pixels(checkpoint: Checkpoint, path: Path) -> Array:
         return checkpoint.preprocess(image)[None]
 
 
-def _fuse_cases(
-    checkpoint: Checkpoint, pixels: Sequence[Sequence[Array]], tokens: Sequence[Sequence[Array]]
-) -> Sequence[Sequence[Array]]:
+def _strongest_pairs(
+    checkpoint: Checkpoint, outputs: Mapping[str, Sequence[Sequence[Array]]], tokens: Sequence[Sequence[Array]]
+) -> list[tuple[int, int]]:
     """The pairs with the strongest match logits; one near zero has no relative error worth the name."""
-    patches = [_run(checkpoint, "encode_image", inputs)[1] for inputs in pixels]
-    texts = [(_run(checkpoint, "encode_text", inputs)[1], inputs[1]) for inputs in tokens[:FUSED]]
-    pairs = [(patch, *text) for patch in patches for text in texts]
-    return sorted(pairs, key=lambda pair: -abs(float(_run(checkpoint, "fuse", pair)[0][0])))[:FUSED]
+
+    def strength(pair: tuple[int, int]) -> float:
+        image, text = pair
+        inputs = (outputs["encode_image"][image][1], outputs["encode_text"][text][1], tokens[text][1])
+        return abs(float(_run(checkpoint, "fuse", inputs)[0][0]))
+
+    pairs = [(image, text) for image in range(len(outputs["encode_image"])) for text in range(FUSED)]
+    return sorted(pairs, key=strength, reverse=True)[:FUSED]
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ class Engine:
     int8_tolerances: Mapping[str, float]  # program -> greatest error, relative to the largest golden value
     float_tolerances: Mapping[str, float] | None = None  # of a float checkpoint [default: FLOAT_TOLERANCE for each]
     dtypes: Mapping[str, str] = field(default_factory=dict)  # of inputs that the runtime lacks -> taken in their place
+    float_bytes: int = 4  # of a float that is stored
     description: str
 
 
@@ -56,6 +57,7 @@ ENGINES: Mapping[EngineName, Engine] = {
         int8_tolerances={"encode_image": 0.35, "encode_text": 0.2, "fuse": 0.2},
         float_tolerances=dict.fromkeys(PROGRAMS, 0.01),
         dtypes={"uint8": "float32"},
+        float_bytes=2,
         description="Core ML packages in float16, batch 1",
     ),
     "onnxruntime-web": Engine(

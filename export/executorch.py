@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind
 
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
+from dmedge.export.counts import count_edge
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
@@ -47,6 +48,7 @@ def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: P
         lowered = {program.name: edge.exported_program(program.name) for program in programs}
         outside = {name: _outside(program, name) for name, program in lowered.items()}
         delegated = {name: _inside(program) for name, program in lowered.items()}
+        counts = {name: count_edge(program, model.config.context_length) for name, program in lowered.items()}
         content = bytes(edge.to_executorch().buffer)  # rewrites the graphs that were counted
     path = root / programs[0].file
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,8 @@ def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: P
     check_integers(model, path)
     return Lowering(
         delegated={name: round(n / (n + outside[name].total()), 4) for name, n in delegated.items()},
-        facts={"outside": {name: dict(sorted(counts.items())) for name, counts in outside.items()}},
+        facts={"outside": {name: dict(sorted(found.items())) for name, found in outside.items()}},
+        counts=counts,
     )
 
 

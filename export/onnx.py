@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
+from dmedge.export.counts import count_onnx
 from dmedge.export.onnx_ops import (
     OPSET,
     OnnxActivation,
@@ -65,6 +66,9 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
     return Lowering(
         delegated={program.name: 1.0 for program in programs},  # one provider runs everything
         facts={"opset": OPSET, "nodes": nodes},
+        counts={
+            program.name: count_onnx(root / program.file, PREFIX, model.config.context_length) for program in programs
+        },
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 
 from dmedge.artifact import Program
 from dmedge.errors import require
+from dmedge.export.counts import Counts
 from dmedge.manifest import Runtime
 from dmedge.model.checkpoint import checkpoint_programs
 from dmedge.model.config import ModelConfig
@@ -26,6 +27,7 @@ class Lowering:
 
     delegated: Mapping[str, float]  # program -> share of its operations that a delegate or provider runs
     facts: Mapping[str, object]  # for the manifest
+    counts: Mapping[str, Counts] = field(default_factory=dict)  # program -> what its work and its weights became
 
 
 class ProgramModule(nn.Module):

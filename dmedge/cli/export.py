@@ -1,27 +1,41 @@
 """dmedge export: a checkpoint to bundles for named targets."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dmedge.artifact import Artifact, download_bytes, program_bytes
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
 
+SHARE = click.FloatRange(0, 1)
+
 
 @click.command()
 @click.argument("run", type=ArtifactParam("checkpoint"), required=False)
 @click.option("--target", "targets", multiple=True, metavar="TARGET", help="Where it is to run; repeatable.")
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Only programs for it; repeatable.")
+@click.option("--bundled", is_flag=True, help="Add an ExecuTorch program that verifies itself; doubles the size.")
+@click.option("--min-delegated", type=SHARE, help="Fail if less of a program's multiply-accumulates is delegated.")
+@click.option("--min-int8", type=SHARE, help="Fail if less of a program's multiply-accumulates is in integers.")
+@click.option(
+    "--sign",
+    "key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="KEY",
+    help="Sign every bundle with a private key in PEM; see docs/artifacts.md.",
+)
 @out_option
 @click.option("--list-targets", is_flag=True, help="Show the targets and exit.")
 @json_option
 def export(
     run: Artifact | None,
     targets: tuple[str, ...],
-    runtimes: tuple[str, ...],
+    key: Path | None,
     out: Path | None,
     list_targets: bool,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Turn the checkpoint RUN into a bundle for each target [default: the newest checkpoint under runs/].
 
@@ -35,11 +49,16 @@ def export(
         raise click.UsageError("no target; expected --target NAME; see dmedge export --list-targets")
     from dmedge.export.config import ExportConfig
 
-    configs = [ExportConfig(target=target, runtimes=runtimes) for target in targets]
+    configs = [ExportConfig(target=target, **settings) for target in targets]
+    seal = None
+    if key is not None:
+        from dmedge.signature import seal_with
+
+        seal = seal_with(key)
     parent = run or default_artifact("checkpoint")
     from dmedge.export.bundle import export_bundle
 
-    bundles = [export_bundle(parent, c, place(parent, c.target, out, len(targets))) for c in configs]
+    bundles = [export_bundle(parent, c, place(parent, c.target, out, len(targets)), seal=seal) for c in configs]
     if as_json:
         print_json([facts(bundle) for bundle in bundles])
     else:

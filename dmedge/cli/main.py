@@ -24,6 +24,7 @@ COMMANDS = {
     "compress": ("dmedge.cli.compress:compress", "Make a checkpoint smaller and faster."),
     "export": ("dmedge.cli.export:export", "Turn a checkpoint into a bundle for a device."),
     "verify": ("dmedge.cli.verify:verify", "Judge a bundle against its baseline; exit 3 if it fails."),
+    "conform": ("dmedge.cli.conform:conform", "Replay the golden inputs of a bundle; check its signature."),
     "bench": ("dmedge.cli.bench:bench", "Time a bundle beside its full-precision twin."),
     "report": ("dmedge.cli.report:report", "Write all evidence into one HTML page."),
     "eval": ("dmedge.cli.eval:evaluate", "Measure retrieval in every language."),

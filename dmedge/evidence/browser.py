@@ -1,12 +1,12 @@
 """Whether a bundle for the web computes in a real browser what torch computed when it was exported."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 
 from dmedge.artifact import Artifact
-from dmedge.evidence.parity import CASES, GOLDEN, ParityReport, check_parity, golden_key
+from dmedge.evidence.pack import FOLDER, Pack, read_pack
+from dmedge.evidence.parity import Difference, ParityReport, check_parity, first_difference, first_token
 from dmedge.runtime.browser_session import BrowserSession
 
 
@@ -38,17 +38,28 @@ def check_in_browser(session: BrowserSession, bundle: Artifact) -> ParityReport:
         ArtifactError: the pack is missing or unreadable.
     """
     report = check_parity(session, bundle)
-    folder = bundle.root / "conformance"
-    cases = json.loads((folder / CASES).read_text(encoding="utf-8"))
-    with np.load(folder / GOLDEN, allow_pickle=False) as golden:
-        pixels = [golden[golden_key("encode_image", case, "pixels")] for case in range(len(cases["images"]))]
-        ids = [golden[golden_key("encode_text", case, "ids")] for case in range(len(cases["texts"]))]
-    found_pixels = session.pixels([f"conformance/{name}" for name in cases["images"]])
-    found_ids = session.tokenize(cases["texts"])
-    images = zip(cases["images"], pixels, found_pixels, strict=True)
-    texts = zip(cases["texts"], ids, found_ids, strict=True)
+    pack = read_pack(bundle)
+    images: dict[str, Difference] = {}
+    for case, (name, found) in enumerate(zip(pack.images, session.pixels(_files(pack)), strict=True)):
+        want = pack.array("encode_image", case, "pixels")
+        if want.tobytes() != found:
+            shape = want.shape if len(found) == want.nbytes else (len(found),)
+            images[name] = first_difference(
+                case, name, "pixels", want, np.frombuffer(found, np.uint8).reshape(shape), 0.0
+            )
+    texts: dict[str, Difference] = {}
+    for case, (text, ids) in enumerate(zip(pack.texts, session.tokenize(list(pack.texts)), strict=True)):
+        want = pack.array("encode_text", case, "ids")
+        if want[0].tolist() != ids:
+            texts[text] = first_token(case, text, "ids", want, np.array([ids], np.int32))
     return replace(
         report,
-        images_differing=tuple(name for name, want, found in images if want.tobytes() != found),
-        texts_differing=tuple(text for text, want, found in texts if want[0].tolist() != found),
+        images_differing=tuple(images),
+        texts_differing=tuple(texts),
+        first_pixel=next(iter(images.values()), None),
+        first_token=next(iter(texts.values()), None),
     )
+
+
+def _files(pack: Pack) -> list[str]:
+    return [f"{FOLDER}/{name}" for name in pack.images]

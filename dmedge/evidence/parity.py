@@ -1,22 +1,12 @@
 """Whether a bundle computes, in its own runtime, what torch computed when it was exported.
 
-A bundle carries its conformance pack in `conformance/`, which an app can read as well:
-
-* `cases.json`: `{"tolerances": {runtime: {program: number}}, "images": [file], "texts": [text]}`; files
-  are relative to `conformance/`.
-* `golden.npz`: for case i of a program, each input and output under `PROGRAM/i/NAME`. Pixels of
-  `encode_image/i` are those of `images[i]` after preprocessing, ids of `encode_text/i` those of
-  `texts[i]`, so the pack tests resizing and tokenising too; a program may have further cases.
-
 The error of a case is the greatest absolute difference of an output over the greatest absolute
 value of its golden counterpart, so that one tolerance fits embeddings, features and logits.
 """
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,26 +16,57 @@ from dmedge.artifact import Artifact, Program
 from dmedge.data.hf_tokenizer import open_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError
+from dmedge.evidence.pack import SCORES, Pack, brief_text, golden_key, read_pack
 from dmedge.runtime.encoder import context_length
 from dmedge.runtime.session import Session
 from dmedge.runtime.wire import Array
 
-CASES, GOLDEN = "cases.json", "golden.npz"
+__all__ = [
+    "Difference",
+    "ParityReport",
+    "ProgramParity",
+    "check_parity",
+    "first_difference",
+    "first_token",
+    "golden_key",
+    "output_error",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first place where something is not as the pack has it."""
+
+    case: int
+    input: str  # the picture, the text, or both
+    tensor: str
+    index: tuple[int, ...]  # in the tensor; empty where even the shape differs
+    expected: float | str
+    found: float | str
+
+    def __str__(self) -> str:
+        place = f"{self.tensor}[{', '.join(map(str, self.index))}]" if self.index else self.tensor
+        return f"case {self.case}, {self.input}: {place} is {_number(self.found)}; expected {_number(self.expected)}"
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramParity:
-    """How far one program is from its golden outputs."""
+    """How far one program, or the scores, are from the golden ones."""
 
     n: int  # cases
     max_error: float  # relative to the largest golden value; inf if an output is not finite
     min_cosine: float
     tolerance: float
+    first: Difference | None = None  # beyond the tolerance
 
     @property
     def is_within(self) -> bool:
         """Whether every output of every case is near enough."""
         return self.max_error <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures by name; what is not finite is None or text."""
+        return asdict(self) | {"max_error": _plain(self.max_error), "first": _difference_json(self.first)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,122 +74,191 @@ class ParityReport:
     """Every program against its golden outputs, every picture and text against its golden inputs."""
 
     programs: Mapping[str, ProgramParity]
+    scores: ProgramParity  # of every golden text for every golden picture
     images: int  # golden pictures
     images_differing: tuple[str, ...]  # files whose pixels after preprocessing are not the golden ones
     texts: int  # golden texts
     texts_differing: tuple[str, ...]  # whose token ids are not the golden ones
+    first_pixel: Difference | None = None  # of the first differing picture
+    first_token: Difference | None = None  # of the first differing text
 
     @property
     def error_ratio(self) -> float:
         """Greatest error over its tolerance; inf when a golden input differs or nothing was compared."""
         if self.images_differing or self.texts_differing or not self.programs:
             return float("inf")
-        return max(row.max_error / row.tolerance for row in self.programs.values())
+        return max(row.max_error / row.tolerance for row in (*self.programs.values(), self.scores))
+
+    @property
+    def first(self) -> tuple[str, Difference] | None:
+        """What differs first along the way of an app, and where: pixels and token ids come before outputs."""
+        rows = {"pixels": self.first_pixel, "token ids": self.first_token}
+        rows |= {name: row.first for name, row in {**self.programs, SCORES: self.scores}.items()}
+        return next(((name, found) for name, found in rows.items() if found is not None), None)
 
     def to_json(self) -> dict[str, Any]:
         """The figures by name; an error that is not finite is None."""
-        rows = {name: asdict(row) | {"max_error": _plain(row.max_error)} for name, row in self.programs.items()}
-        return asdict(self) | {"programs": rows, "error_ratio": _plain(self.error_ratio)}
+        return asdict(self) | {
+            "programs": {name: row.to_json() for name, row in self.programs.items()},
+            "scores": self.scores.to_json(),
+            "first_pixel": _difference_json(self.first_pixel),
+            "first_token": _difference_json(self.first_token),
+            "error_ratio": _plain(self.error_ratio),
+        }
 
 
 def check_parity(session: Session, bundle: Artifact) -> ParityReport:
-    """Run the conformance pack of `bundle` by the programs of `session`.
+    """Run the conformance pack of `bundle` by the programs of `session`, wherever that runs them.
 
     Raises:
         ArtifactError: the pack is missing, unreadable, or lacks a program.
     """
-    folder = bundle.root / "conformance"
-    cases, golden = _read_cases(folder), _read_golden(folder)
-    programs = {
-        program.name: _compare(
-            session, program, golden, cases["tolerances"].get(program.runtime, {}).get(program.name), folder
-        )
-        for program in session.programs
-    }
+    pack = read_pack(bundle)
+    found = {program.name: _run(session, pack, program) for program in session.programs}
+    runtime = session.programs[0].runtime if session.programs else ""
+    images_differing, first_pixel = _images_differing(bundle, pack)
+    texts_differing, first_token = _texts_differing(bundle, pack)
     return ParityReport(
-        programs=programs,
-        images=len(cases["images"]),
-        images_differing=_images_differing(bundle, folder, cases["images"], golden),
-        texts=len(cases["texts"]),
-        texts_differing=_texts_differing(bundle, cases["texts"], golden),
+        programs={program.name: _compare(pack, program, found[program.name]) for program in session.programs},
+        scores=_compare_scores(pack, runtime, found),
+        images=len(pack.images),
+        images_differing=images_differing,
+        texts=len(pack.texts),
+        texts_differing=texts_differing,
+        first_pixel=first_pixel,
+        first_token=first_token,
     )
-
-
-def golden_key(program: str, case: int, tensor: str) -> str:
-    """Name of one array in golden.npz."""
-    return f"{program}/{case}/{tensor}"
 
 
 def output_error(golden: Array, found: Array) -> tuple[float, float]:
     """Error of one output relative to the largest golden value, and the cosine of the two; inf and 0 if not finite."""
-    if golden.shape != found.shape or not np.isfinite(found).all():
+    if golden.shape != found.shape or not (np.isfinite(found).all() and np.isfinite(golden).all()):
         return float("inf"), 0.0
     want, got = golden.astype(np.float64).ravel(), found.astype(np.float64).ravel()
-    scale = np.abs(want).max(initial=0.0) or 1.0
     norms = np.linalg.norm(want) * np.linalg.norm(got)
     cosine = float(want @ got / norms) if norms else float(np.array_equal(want, got))
-    return float(np.abs(want - got).max(initial=0.0) / scale), cosine
+    return float(np.abs(want - got).max(initial=0.0) / _scale(want)), cosine
 
 
-def _compare(
-    session: Session, program: Program, golden: Mapping[str, Array], tolerance: object, folder: Path
-) -> ProgramParity:
-    n = sum(1 for key in golden if key.startswith(f"{program.name}/") and key.endswith(f"/{program.inputs[0].name}"))
-    if not n or not isinstance(tolerance, (int, float)) or tolerance <= 0:
+def _scale(golden: Array) -> float:
+    return float(np.abs(golden[np.isfinite(golden)]).max(initial=0.0)) or 1.0
+
+
+def _run(session: Session, pack: Pack, program: Program) -> list[list[Array]]:
+    """Outputs of every case."""
+    n = pack.count(program)
+    if not n:
         raise ArtifactError(
-            f"{folder}: {n} golden cases and tolerance {tolerance!r} for {program.name}; "
-            "expected one case and a positive tolerance at least; run dmedge export again"
+            f"{pack.folder}: no golden case of {program.name}; expected one at least; run dmedge export again"
         )
-    errors = []
-    for case in range(n):
-        try:
-            inputs = [golden[golden_key(program.name, case, spec.name)] for spec in program.inputs]
-            wanted = [golden[golden_key(program.name, case, spec.name)] for spec in program.outputs]
-        except KeyError as error:
-            raise ArtifactError(f"{folder / GOLDEN}: lacks {error}; run dmedge export again") from error
-        errors += [output_error(want, got) for want, got in zip(wanted, session.run(program.name, inputs), strict=True)]
+    items = [[pack.array(program.name, case, spec.name) for spec in program.inputs] for case in range(n)]
+    return session.run_many(program.name, items)
+
+
+def _compare(pack: Pack, program: Program, found: Sequence[Sequence[Array]]) -> ProgramParity:
+    """Every output that the pack holds; of the large ones it holds a few."""
+    tolerance = pack.tolerance(program.runtime, program.name)
+    errors, first, compared = [], None, set()
+    for case, outputs in enumerate(found):
+        pack.array(program.name, case, program.outputs[0].name)  # must be there
+        for spec, got in zip(program.outputs, outputs, strict=True):
+            want = pack.golden.get(golden_key(program.name, case, spec.name))
+            if want is None:
+                continue
+            compared.add(spec.name)
+            errors.append(output_error(want, got))
+            if first is None and not errors[-1][0] <= tolerance:
+                first = first_difference(case, pack.input_name(program.name, case), spec.name, want, got, tolerance)
+    for spec in program.outputs:
+        if spec.name not in compared:
+            raise ArtifactError(
+                f"{pack.folder}: no golden {spec.name} of {program.name}; expected one at least; run dmedge export"
+            )
     greatest, cosines = [error for error, _ in errors], [cosine for _, cosine in errors]
-    return ProgramParity(n, max(greatest), min(cosines), float(tolerance))
+    return ProgramParity(len(found), max(greatest), min(cosines), tolerance, first)
 
 
-def _images_differing(
-    bundle: Artifact, folder: Path, files: Sequence[str], golden: Mapping[str, Array]
-) -> tuple[str, ...]:
+def _compare_scores(pack: Pack, runtime: str, found: Mapping[str, Sequence[Sequence[Array]]]) -> ProgramParity:
+    """The dot product of every golden text and picture, which is what an app ranks by."""
+    tolerance = pack.tolerance(runtime, SCORES)
+    try:
+        golden = pack.golden[SCORES]
+        images, texts = found["encode_image"][: len(pack.images)], found["encode_text"][: len(pack.texts)]
+    except KeyError as error:
+        raise ArtifactError(f"{pack.folder}: no {error} to score with; expected it; run dmedge export") from error
+    scores = np.concatenate([row[0] for row in texts]) @ np.concatenate([row[0] for row in images]).T
+    greatest, cosine = output_error(golden, scores)
+    first = None
+    if not greatest <= tolerance:
+        first = first_difference(0, "every text with every picture", SCORES, golden, scores, tolerance)
+        if first.index:
+            text, image = first.index
+            words = f"{pack.input_name('encode_text', text)} with {pack.input_name('encode_image', image)}"
+            first = Difference(text, words, SCORES, first.index, first.expected, first.found)
+    return ProgramParity(golden.size, greatest, cosine, tolerance, first)
+
+
+def first_difference(case: int, name: str, tensor: str, want: Array, got: Array, tolerance: float) -> Difference:
+    """The first number that is too far off, or the shapes where these differ."""
+    if want.shape != got.shape:
+        return Difference(case, name, tensor, (), _shape(want), _shape(got))
+    far = ~(np.abs(want.astype(np.float64) - got) <= tolerance * _scale(want))  # NaN is far off too
+    index = tuple(np.argwhere(far)[0].tolist())
+    return Difference(case, name, tensor, index, want[index].item(), got[index].item())
+
+
+def _images_differing(bundle: Artifact, pack: Pack) -> tuple[tuple[str, ...], Difference | None]:
     preprocess = Preprocess.from_json(json.loads(bundle.file("preprocessor_config.json").read_text(encoding="utf-8")))
-    differing = []
-    for case, name in enumerate(files):
-        with Image.open(folder / name) as image:
-            pixels = preprocess(image)
-        if not np.array_equal(pixels[None], golden[golden_key("encode_image", case, "pixels")]):
+    differing: list[str] = []
+    first = None
+    for case, name in enumerate(pack.images):
+        with Image.open(pack.folder / name) as image:
+            pixels = preprocess(image)[None]
+        want = pack.array("encode_image", case, "pixels")
+        if not np.array_equal(pixels, want):
             differing.append(name)
-    return tuple(differing)
+            first = first or first_difference(case, name, "pixels", want, pixels, 0.0)
+    return tuple(differing), first
 
 
-def _texts_differing(bundle: Artifact, texts: Sequence[str], golden: Mapping[str, Array]) -> tuple[str, ...]:
+def _texts_differing(bundle: Artifact, pack: Pack) -> tuple[tuple[str, ...], Difference | None]:
     tokenizer = open_tokenizer(bundle, context_length(bundle))
-    differing = []
-    for case, text in enumerate(texts):
-        wanted = [golden[golden_key("encode_text", case, name)] for name in ("ids", "mask")]
-        if not all(map(np.array_equal, tokenizer.batch([text]), wanted)):
-            differing.append(text)
-    return tuple(differing)
+    differing: list[str] = []
+    first = None
+    for case, text in enumerate(pack.texts):
+        for name, row in zip(("ids", "mask"), tokenizer.batch([text]), strict=True):
+            want = pack.array("encode_text", case, name)
+            if not np.array_equal(row, want):
+                first = first or first_token(case, text, name, want, row)
+                differing += [text] if text not in differing[-1:] else []
+    return tuple(differing), first
 
 
-def _read_cases(folder: Path) -> dict[str, Any]:
-    try:
-        cases: dict[str, Any] = json.loads((folder / CASES).read_text(encoding="utf-8"))
-        tolerances = {runtime: dict(limits) for runtime, limits in cases["tolerances"].items()}
-        return {"tolerances": tolerances, "images": list(cases["images"]), "texts": list(cases["texts"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{folder / CASES}: {error!r}; expected a conformance pack; run dmedge export") from error
+def first_token(case: int, text: str, name: str, want: Array, got: Array) -> Difference:
+    """The first token that differs; a text of fewer tokens ends there."""
+    a, b = want.ravel().tolist(), got.ravel().tolist()
+    both = zip([*a, None], [*b, None], strict=False)
+    index = next((i for i, (x, y) in enumerate(both) if x != y), min(len(a), len(b)))
+    expected, found = (row[index] if index < len(row) else "the end of the text" for row in (a, b))
+    return Difference(case, brief_text(text), name, (0, index), expected, found)
 
 
-def _read_golden(folder: Path) -> dict[str, Array]:
-    try:
-        with np.load(folder / GOLDEN, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{folder / GOLDEN}: {error}; expected golden arrays; run dmedge export") from error
+def _shape(array: Array) -> str:
+    return f"{array.dtype.name}{list(array.shape)}"
+
+
+def _number(value: float | str) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _difference_json(first: Difference | None) -> dict[str, Any] | None:
+    if first is None:
+        return None
+    numbers = {name: value for name, value in (("expected", first.expected), ("found", first.found))}
+    return asdict(first) | {
+        name: str(value) if isinstance(value, float) and not np.isfinite(value) else value
+        for name, value in numbers.items()
+    }
 
 
 def _plain(number: float) -> float | None:

@@ -1,0 +1,84 @@
+"""dmedge conform: the golden inputs and outputs of a bundle, replayed on its real runtime."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dmedge.artifact import Artifact
+from dmedge.cli.common import ArtifactParam, default_artifact, json_option, print_json
+from dmedge.cli.tables import text_table
+from dmedge.cli.verify import runtime_option
+from dmedge.errors import VerifyError
+from dmedge.manifest import SIGNATURE_NAME
+
+if TYPE_CHECKING:
+    from dmedge.flow.conform import Conformance
+
+
+@click.command()
+@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@runtime_option
+@click.option("--device", default="local", show_default=True, help="Where to run.")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Public key in PEM: exits with 1 unless its owner signed BUNDLE.",
+)
+@json_option
+def conform(bundle: Artifact | None, runtime: str | None, device: str, key: Path | None, as_json: bool) -> None:
+    """Check every digest of BUNDLE and replay its golden inputs on its real runtime.
+
+    BUNDLE is the newest under runs/ unless it is named. Prints the first difference, if there is one.
+
+    Exits with 3 if something is not as it was exported, and with 1 if BUNDLE is damaged or not signed by --key.
+    """
+    from dmedge.devices.names import check_device
+    from dmedge.flow.conform import conform_here
+    from dmedge.runtime.session import open_session
+
+    check_device(device)
+    chosen = bundle or default_artifact("bundle")
+    signature = _signature(chosen, key)
+    with open_session(chosen, runtime=runtime) as session:
+        found = conform_here(chosen, session)
+    if as_json:
+        print_json({"path": chosen.root, "digest": chosen.digest, "signature": signature, **found.to_json()})
+    else:
+        _print_report(chosen, found, signature)
+    if found.failures:
+        raise VerifyError(f"{chosen.root}: {found.failures[0]}; what it computes is not what was exported")
+
+
+def _signature(bundle: Artifact, key: Path | None) -> str:
+    """In words; the error passes through if it does not fit."""
+    if key is not None:
+        from dmedge.signature import check_signature
+
+        check_signature(bundle, key)
+        return f"by the owner of {key}"
+    return "there, not checked: name a --key" if (bundle.root / SIGNATURE_NAME).is_file() else "none"
+
+
+def _print_report(bundle: Artifact, found: "Conformance", signature: str) -> None:
+    parity, facts = found.parity, found.facts
+    click.echo(f"{bundle.root} ({facts['runtime']} {facts['version']}), {len(bundle.manifest.files)} files as written")
+    rows = [
+        [
+            name,
+            f"{row.n:,}",
+            f"{row.max_error:.3g}",
+            f"{row.tolerance:g}",
+            f"{row.min_cosine:.6f}",
+            "yes" if row.is_within else "NO",
+        ]
+        for name, row in {**parity.programs, "scores": parity.scores}.items()
+    ]
+    click.echo(text_table(["program", "n", "max error", "tolerance", "min cosine", "within"], rows))
+    click.echo(f"pixels: {parity.images - len(parity.images_differing)} of {parity.images} pictures alike")
+    click.echo(f"token ids: {parity.texts - len(parity.texts_differing)} of {parity.texts} texts alike")
+    for name, check in (found.self_checks or {}).items():
+        click.echo(f"bundled {name}: {check.cases} cases, {check.failure or 'verified by itself'}")
+    click.echo(f"signature: {signature}")
+    if found.failures:
+        click.echo(f"first difference: {found.failures[0]}")
