@@ -1,0 +1,529 @@
+"""The conformance pack holds what trips a port, and a replay says what differs first, or that nothing does."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from dmedge.artifact import Artifact, Program, download_bytes, load_artifact, new_artifact, program_bytes
+from dmedge.cli.main import cli
+from dmedge.compress.recipe import CompressConfig, compress_artifact
+from dmedge.errors import ArtifactError, ConfigError, DmedgeError, ExportError
+from dmedge.evidence.pack import CASES, FOLDER, GOLDEN, SCORES, brief_text, golden_key, read_pack
+from dmedge.evidence.parity import check_parity
+from dmedge.export import bundle as bundle_module
+from dmedge.export import gates
+from dmedge.export.bundle import ExportConfig, export_bundle
+from dmedge.export.counts import Counts, count_onnx
+from dmedge.export.engines import ENGINES
+from dmedge.export.onnx import PREFIX
+from dmedge.export.plan import planned_tensors
+from dmedge.export.programs import Lowering
+from dmedge.export.texts import ODD_TEXTS, golden_texts, scripts_in
+from dmedge.flow.conform import BUNDLED_FILE, conform
+from dmedge.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dmedge.model.costs import count_costs
+from dmedge.runtime.bundled import check_bundled
+from dmedge.runtime.onnx_backend import OnnxBackend
+from dmedge.runtime.session import Session, open_session
+from dmedge.runtime.wire import Array
+from tests.proven_bundles import int8_bundle, int8_checkpoint
+from tests.tiny_bundles import CONFIG, onnx_bundle, tiny_checkpoint, tiny_tokenizer
+
+__all__ = ["int8_bundle", "int8_checkpoint", "onnx_bundle", "tiny_checkpoint"]  # fixtures
+
+Change = Callable[[Path], object]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["conform", *map(str, arguments)])
+
+
+def altered(bundle: Artifact, out: Path, change: Change) -> Artifact:
+    """The same bundle with changed files, and digests that fit them."""
+    manifest = bundle.manifest
+    with new_artifact(out) as draft:
+        shutil.copytree(bundle.root, draft.path, dirs_exist_ok=True)
+        (draft.path / "manifest.json").unlink()
+        change(draft.path)
+        return draft.finish(
+            kind="bundle",
+            stage=manifest.stage,
+            config=manifest.config,
+            parents=manifest.parents,
+            programs=manifest.programs,
+            precision=manifest.precision,
+            summary=manifest.summary,
+            target=manifest.target,
+        )
+
+
+def edit_golden(change: Callable[[dict[str, Array]], object]) -> Change:
+    def edit(root: Path) -> None:
+        with np.load(root / FOLDER / GOLDEN) as archive:
+            golden = dict(archive)
+        change(golden)
+        np.savez(root / FOLDER / GOLDEN, allow_pickle=False, **golden)
+
+    return edit
+
+
+def edit_cases(change: Callable[[dict[str, Any]], object]) -> Change:
+    def edit(root: Path) -> None:
+        table = json.loads((root / FOLDER / CASES).read_text("utf-8"))
+        change(table)
+        (root / FOLDER / CASES).write_text(json.dumps(table), "utf-8")
+
+    return edit
+
+
+def test_the_pack_has_every_kind_of_picture(onnx_bundle: Artifact) -> None:
+    pack = read_pack(onnx_bundle)
+    sizes, modes, turned = {}, set(), 0
+    for name in pack.images:
+        with Image.open(pack.folder / name) as image:
+            sizes[name] = image.size
+            modes.add(image.mode)
+            turned += image.getexif().get(0x0112, 1) != 1
+    assert {"RGB", "RGBA", "L", "P", "I;16"} <= modes and turned == 1
+    shapes = sizes.values()
+    assert any(w == h for w, h in shapes) and any(w > h for w, h in shapes) and any(w < h for w, h in shapes)
+    assert (1, 1) in shapes and max(w * h for w, h in shapes) > 3e6
+    folder = sum(path.stat().st_size for path in (pack.folder / "images").iterdir())
+    assert folder < 60_000
+
+
+def test_antialiasing_shows_in_the_large_picture(onnx_bundle: Artifact) -> None:
+    pack = read_pack(onnx_bundle)
+    with Image.open(pack.folder / "images/large.png") as image:
+        plain = np.asarray(image.resize((16, 11), Image.Resampling.NEAREST), int)
+    case = pack.images.index("images/large.png")
+    golden = pack.array("encode_image", case, "pixels")[0, 2:13].astype(int)
+    assert np.abs(plain - golden).max() > 50
+
+
+def test_the_texts_have_what_trips_a_tokenizer(onnx_bundle: Artifact) -> None:
+    texts = read_pack(onnx_bundle).texts
+    letters = set("".join(texts))
+    assert {"", " ", "trailing space ", "two  spaces   three"} <= set(texts)
+    for wanted in (
+        "\u0301",
+        "\u200d",
+        "\u200f",
+        "\ufe0f",
+        "\U0001f1ef",
+        "𝒜",
+        "ｶ",
+        "Ａ",
+        "ß",
+        "ﬁ",
+        "\u00a0",
+        "\U000e007f",
+    ):
+        assert wanted in letters, ascii(wanted)
+    assert len(set(texts)) == len(texts)
+
+
+def test_a_script_of_the_vocabulary_gets_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    piece, last = tokenizer.piece, tokenizer.vocab_size - 1
+    monkeypatch.setattr(tokenizer, "piece", lambda token: "\u2581ꦗꦮ" if token == last else piece(token))
+    assert " ꦗꦮ" in golden_texts(tokenizer)  # Javanese, which no embedded language is written in
+    assert {"LATIN", "HEBREW", "ARABIC"} <= set(scripts_in("".join(ODD_TEXTS)))
+
+
+def test_the_scores_are_those_of_the_embeddings(onnx_bundle: Artifact) -> None:
+    pack = read_pack(onnx_bundle)
+    images, texts = (
+        np.concatenate([pack.array(name, case, "embedding") for case in range(count)])
+        for name, count in (("encode_image", len(pack.images)), ("encode_text", len(pack.texts)))
+    )
+    np.testing.assert_allclose(pack.golden[SCORES], texts @ images.T, atol=1e-6)
+    assert check_parity_of(onnx_bundle).scores.n == len(pack.images) * len(pack.texts)
+
+
+def check_parity_of(bundle: Artifact) -> Any:
+    with open_session(bundle) as session:
+        return check_parity(session, bundle)
+
+
+def test_pairs_name_what_the_fusion_is_given(onnx_bundle: Artifact) -> None:
+    pack = read_pack(onnx_bundle)
+    assert len(pack.pairs) == 4
+    for case, (_, text) in enumerate(pack.pairs):
+        mask = pack.array("encode_text", text, "mask")
+        np.testing.assert_array_equal(pack.array("fuse", case, "mask"), mask)
+
+
+def test_large_outputs_are_kept_for_a_few_cases_only(onnx_bundle: Artifact) -> None:
+    golden = read_pack(onnx_bundle).golden
+    assert sum(key.endswith("/tokens") and key.startswith("encode_text/") for key in golden) == 3
+    assert sum(key.endswith("/embedding") and key.startswith("encode_text/") for key in golden) > 40
+
+
+def test_the_command_says_that_nothing_differs(onnx_bundle: Artifact) -> None:
+    done = run(onnx_bundle.root)
+    assert done.exit_code == 0, done.output
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:]}
+    assert {"encode_image", "encode_text", "fuse", "scores"} <= rows.keys()
+    assert rows["encode_text"][1] == str(len(read_pack(onnx_bundle).texts)) and rows["encode_text"][-1] == "yes"
+    assert "signature: none" in done.stdout
+
+
+def test_the_command_prints_json(onnx_bundle: Artifact) -> None:
+    found = json.loads(run(onnx_bundle.root, "--json").stdout)
+    assert found["conforms"] and found["failures"] == [] and found["digest"] == onnx_bundle.digest
+    assert found["runtime"]["runtime"] == "onnxruntime"
+    assert found["parity"]["programs"]["fuse"]["n"] == 4 and found["parity"]["scores"]["first"] is None
+
+
+def _move_one(golden: dict[str, Array]) -> None:
+    golden[golden_key("encode_text", 5, "embedding")][0, 7] += 0.5
+
+
+def _other_token(golden: dict[str, Array]) -> None:
+    golden[golden_key("encode_text", 1, "ids")][0, 2] += 1
+
+
+def _other_pixel(golden: dict[str, Array]) -> None:
+    golden[golden_key("encode_image", 2, "pixels")][0, 3, 4, 1] ^= 255
+
+
+def _other_score(golden: dict[str, Array]) -> None:
+    golden[SCORES][4, 3] += 1
+
+
+def _no_number(golden: dict[str, Array]) -> None:
+    golden[golden_key("encode_image", 0, "patches")][0, 1, 2] = np.nan
+
+
+DIFFERENCES: dict[str, tuple[Callable[[dict[str, Array]], None], str]] = {
+    "embedding": (_move_one, r"encode_text: case 5, .*: embedding\[0, 7\] is .*; expected"),
+    "token": (_other_token, r"token ids: case 1, .*: ids\[0, 2\] is \d+; expected \d+"),
+    "pixel": (_other_pixel, r"pixels: case 2, images/tall.png: pixels\[0, 3, 4, 1\] is \d+; expected \d+"),
+    "score": (_other_score, r"scores: case 4, .* with images/grey.png: scores\[4, 3\] is"),
+    "nan": (_no_number, r"encode_image: case 0, images/square.png: patches\[0, 1, 2\] is .*; expected nan"),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_the_first_difference_is_named_and_exits_with_three(case: str, onnx_bundle: Artifact, tmp_path: Path) -> None:
+    change, message = DIFFERENCES[case]
+    broken = altered(onnx_bundle, tmp_path / "broken", edit_golden(change))
+    done = run(broken.root)
+    assert done.exit_code == 3, done.output
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("first difference: ")]
+    assert re.search(message, line), line
+    found = json.loads(run(broken.root, "--json").stdout)
+    assert not found["conforms"] and line.removeprefix("first difference: ") == found["failures"][0]
+
+
+def test_a_shorter_text_differs_where_it_ends(onnx_bundle: Artifact, tmp_path: Path) -> None:
+    texts = read_pack(onnx_bundle).texts
+    place = texts.index("red apple " * 200)
+    short = altered(onnx_bundle, tmp_path / "short", edit_cases(lambda table: table["texts"].__setitem__(place, "red")))
+    first = check_parity_of(short).first_token
+    assert first is not None and first.case == place and first.tensor == "ids"
+    assert first.found == "the end of the text" and isinstance(first.expected, int)
+
+
+def test_any_session_will_do(onnx_bundle: Artifact) -> None:
+    """A device implements `Session`; this one turns an output on its way."""
+
+    class Turned:
+        def __init__(self, session: Session) -> None:
+            self.programs, self.facts, self._session = session.programs, session.facts, session
+
+        def run_many(
+            self, program: str, items: Sequence[Sequence[Array]], *, outputs: Sequence[int] | None = None
+        ) -> list[list[Array]]:
+            return [[-array for array in row] for row in self._session.run_many(program, items, outputs=outputs)]
+
+    with open_session(onnx_bundle) as session:
+        assert conform(onnx_bundle, session).failures == ()
+        turned: Any = Turned(session)
+        (failure,) = conform(onnx_bundle, turned).failures
+    assert failure.startswith("encode_image: case 0, images/square.png: embedding[0, 0] is")
+
+
+PACK_DAMAGES: dict[str, tuple[Change, str]] = {
+    "no golden": (lambda root: (root / FOLDER / GOLDEN).unlink(), "expected golden arrays"),
+    "half golden": (
+        lambda root: (root / FOLDER / GOLDEN).write_bytes((root / FOLDER / GOLDEN).read_bytes()[:9000]),
+        "expected golden arrays",
+    ),
+    "no cases": (lambda root: (root / FOLDER / CASES).unlink(), "expected a conformance pack"),
+    "no pairs": (edit_cases(lambda table: table.pop("pairs")), "KeyError.*pairs"),
+    "no tolerance": (edit_cases(lambda table: table.update(tolerances={})), "tolerance None for encode_image"),
+    "no score": (edit_golden(lambda golden: golden.pop(SCORES)), "no 'scores' to score with"),
+    "no output": (
+        edit_golden(lambda golden: golden.pop(golden_key("encode_text", 9, "embedding"))),
+        "lacks 'encode_text/9/embedding'",
+    ),
+    "no patches": (
+        edit_golden(lambda golden: [golden.pop(golden_key("encode_image", case, "patches")) for case in range(3)]),
+        "no golden patches of encode_image",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PACK_DAMAGES)
+def test_a_pack_that_lacks_something_is_an_error_and_no_pass(case: str, onnx_bundle: Artifact, tmp_path: Path) -> None:
+    change, message = PACK_DAMAGES[case]
+    with open_session(onnx_bundle) as session, pytest.raises(ArtifactError, match=message):
+        check_parity(session, altered(onnx_bundle, tmp_path / "broken", change))
+
+
+def test_unknown_devices_and_runtimes_are_refused(onnx_bundle: Artifact) -> None:
+    for options, message in ((["--device", "locl"], "did you mean 'local'"), (["--runtime", "coreml"], "no programs")):
+        done = run(onnx_bundle.root, *options)
+        assert (done.exit_code, message in done.stderr) == (1, True), done.output
+
+
+def test_texts_are_shown_so_that_differences_can_be_seen() -> None:
+    assert brief_text("red") == "'red'"
+    assert brief_text("red ") == "'red '" and brief_text("\u200d") == r"'\u200d'"
+    assert len(brief_text("x" * 999)) == 60
+
+
+# What the manifest says, and what export refuses.
+
+
+def test_the_manifest_tells_a_port_all_it_needs(int8_bundle: Artifact) -> None:
+    summary: Any = int8_bundle.manifest.summary
+    assert summary["embed_dim"] == CONFIG.embed_dim and summary["context_length"] == CONFIG.context_length
+    steps = summary["preprocessing"]
+    assert (steps["size"], steps["filter"], steps["antialias"], steps["colour_order"]) == (16, "bilinear", True, "RGB")
+    inside = steps["inside_the_program"]
+    pixel = (255 * inside["rescale"] - inside["mean"][0]) / inside["std"][0]
+    assert pixel == pytest.approx(1.0)  # as `as_floats` does
+    assert summary["minimum_versions"].keys() == {"onnxruntime"}
+    assert summary["size"]["onnxruntime"]["program_bytes"] == program_bytes(int8_bundle)
+
+
+def test_what_was_lowered_counts_as_much_as_the_model(
+    int8_bundle: Artifact, int8_checkpoint: Artifact, onnx_bundle: Artifact, tiny_checkpoint: Artifact
+) -> None:
+    """Torch counts by running the model, export by reading the programs."""
+    for bundle, checkpoint in ((int8_bundle, int8_checkpoint), (onnx_bundle, tiny_checkpoint)):
+        costs = count_costs(load_checkpoint(checkpoint).model)
+        towers: Any = bundle.manifest.summary["towers"]
+        rows = [tower["coverage"]["onnxruntime"] for tower in towers.values()]
+        assert sum(row["macs"] for row in rows) == costs.macs
+        assert sum(row["macs_int8"] for row in rows) == costs.macs_int8
+        assert all(row["macs_delegated"] == row["macs"] for row in rows)
+
+
+def test_towers_name_the_precision_of_their_weights(int8_bundle: Artifact, onnx_bundle: Artifact) -> None:
+    towers: Any = int8_bundle.manifest.summary["towers"]
+    assert towers["text"]["precision"]["int8_rows"] == CONFIG.vocab_size * CONFIG.text_width
+    assert {"int8_static", "int8_dynamic", "float32"} == towers["image"]["precision"].keys()
+    floats: Any = onnx_bundle.manifest.summary["towers"]
+    assert all(tower["precision"].keys() == {"float32"} for tower in floats.values())
+    assert all(tower["coverage"]["onnxruntime"]["macs_int8"] == 0 for tower in floats.values())
+
+
+def quick(**settings: Any) -> ExportConfig:
+    return ExportConfig(target="linux-x86_64", runtimes=("onnxruntime",), **settings)
+
+
+def test_too_little_int8_is_no_bundle(
+    tiny_checkpoint: Artifact, onnx_bundle: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy_programs(model: object, programs: tuple[Program, ...], root: Path) -> Lowering:
+        shutil.copytree(onnx_bundle.root / "programs", root / "programs")
+        counts = {p.name: count_onnx(root / p.file, PREFIX, CONFIG.context_length) for p in programs}
+        return Lowering(delegated={}, facts={}, counts=counts)
+
+    monkeypatch.setitem(bundle_module.EXPORTERS, "onnxruntime", copy_programs)
+    command = ["export", str(tiny_checkpoint.root), "--target", "linux-x86_64", "--runtime", "onnxruntime"]
+    done = CliRunner().invoke(cli, [*command, "--min-int8", "0.9", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "encode_image for onnxruntime: 0.0% of its multiply-accumulates are int8; expected 90.0%" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_shares_are_judged_program_by_program(int8_bundle: Artifact) -> None:
+    counts = {"encode_image": Counts(100, 95, 100, 10, 9, 10), "encode_text": Counts(100, 80, 70, 10, 9, 3)}
+    gates.check_shares(counts, "executorch", 0.7, 0.8)
+    with pytest.raises(ExportError, match="encode_text for executorch: 70.0% .* are delegated; expected 71.0%"):
+        gates.check_shares(counts, "executorch", 0.71, None)
+    with pytest.raises(ExportError, match="encode_text for executorch: 80.0% .* are int8"):
+        gates.check_shares(counts, "executorch", None, 0.81)
+    with pytest.raises(ExportError, match="nobody counted what is delegated"):
+        gates.check_shares({}, "executorch", 0.1, None)
+    with pytest.raises(ConfigError, match="min_int8 = 1.5; expected a share"):
+        quick(min_int8=1.5)
+
+
+def test_a_size_off_the_plan_is_an_error(int8_bundle: Artifact, int8_checkpoint: Artifact, tmp_path: Path) -> None:
+    model = load_checkpoint(int8_checkpoint).model
+    planned, programs = planned_tensors(model), int8_bundle.manifest.programs
+    assert gates.check_size(int8_bundle.root, programs, planned, ENGINES["onnxruntime"])["planned_bytes"] > 0
+    doubled = {
+        name: {key: replace(tensor, stored_bytes=2 * tensor.stored_bytes) for key, tensor in tensors.items()}
+        for name, tensors in planned.items()
+    }
+    wanted = sum(tensor.size_bytes() for tensors in doubled.values() for tensor in tensors.values())
+    root = tmp_path / "bundle"
+    (root / "programs").mkdir(parents=True)
+    for bytes_each, is_fine in ((wanted / 3, True), (wanted / 3 * 0.85, False), (wanted * 0.8, False)):
+        for program in programs:
+            (root / program.file).write_bytes(bytes(int(bytes_each)))
+        if is_fine:
+            gates.check_size(root, programs, doubled, ENGINES["onnxruntime"])
+        else:
+            with pytest.raises(ExportError, match=rf"expected {wanted:,} of tensors by the plan, within 10%"):
+                gates.check_size(root, programs, doubled, ENGINES["onnxruntime"])
+
+
+def test_the_plan_of_the_shipped_checkpoint_sees_a_float_token_table() -> None:
+    """The margin is narrower than what a forgotten table costs, in a model of the size that ships."""
+    model = load_checkpoint(load_artifact("emoji")).model
+    planned = planned_tensors(model)
+    modules = sum(len({tensor.module for tensor in tensors.values()}) for tensors in planned.values())
+    table = planned["encode_text"]["text.token.weight"].numbers
+    int8_bytes = sum(t.numbers for tensors in planned.values() for t in tensors.values())
+    assert 3 * table > gates.SIZE_MARGIN * int8_bytes + gates.GRAPH_BYTES_PER_MODULE * modules
+
+
+def rewritten(parent: Artifact, out: Path, change: Callable[[Checkpoint], Checkpoint | None]) -> Artifact:
+    checkpoint = load_checkpoint(parent)
+    checkpoint = change(checkpoint) or checkpoint
+    with new_artifact(out) as draft:
+        save_checkpoint(draft.path, checkpoint)
+        return draft.finish(kind="checkpoint", stage="test", config={})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_weights_that_are_no_numbers_are_named(value: float, tiny_checkpoint: Artifact, tmp_path: Path) -> None:
+    def spoil(checkpoint: Checkpoint) -> None:
+        with torch.no_grad():
+            checkpoint.model.get_parameter("text.blocks.1.feed_forward.up.weight")[3, 4] = value
+
+    parent = rewritten(tiny_checkpoint, tmp_path / "spoiled", spoil)
+    with pytest.raises(ExportError, match=r"text.blocks.1.feed_forward.up.weight: 1 of 4096 weights are NaN or inf"):
+        export_bundle(parent, quick(), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["spoiled"]
+
+
+def test_a_float_token_table_in_a_quantized_model_is_an_error(tiny_checkpoint: Artifact, tmp_path: Path) -> None:
+    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=8, keep=("text.token",))
+    parent = compress_artifact(tiny_checkpoint, config, tmp_path / "kept")
+    with pytest.raises(ExportError, match=r"text.token: the token table .* is float32 .*; expected int8_rows"):
+        export_bundle(parent, quick(), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_slower_provider_is_an_error(onnx_bundle: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmedge.runtime.onnx_backend.PROVIDERS", ["XnnpackExecutionProvider", "CPUExecutionProvider"])
+    backend = OnnxBackend(threads=1)
+    with (
+        pytest.warns(UserWarning, match="XnnpackExecutionProvider"),
+        pytest.raises(DmedgeError, match=r"onnxruntime chose \['CPUExecutionProvider'\]; expected \['Xnnpack"),
+    ):
+        backend.load(onnx_bundle.root, onnx_bundle.manifest.programs)
+
+
+def test_bundled_needs_executorch() -> None:
+    with pytest.raises(ConfigError, match="bundled, but no program for executorch"):
+        quick(bundled=True)
+
+
+# ExecuTorch: what takes longer.
+
+
+@pytest.fixture(scope="module")
+def bundled(int8_checkpoint: Artifact) -> Artifact:
+    config = ExportConfig(target="android", bundled=True, min_delegated=0.9, min_int8=0.5)
+    return export_bundle(int8_checkpoint, config, int8_checkpoint.sibling("bundled"))
+
+
+@pytest.mark.slow
+def test_a_bundled_program_verifies_itself(bundled: Artifact) -> None:
+    assert program_bytes(bundled) == bundled.manifest.files["programs/model.pte"].size_bytes
+    assert bundled.manifest.files[BUNDLED_FILE].size_bytes > program_bytes(bundled)
+    assert download_bytes(bundled) > bundled.manifest.files[BUNDLED_FILE].size_bytes / 2
+    found = json.loads(run(bundled.root, "--json").stdout)
+    assert found["conforms"]
+    assert {name: check["cases"] for name, check in found["self_checks"].items()} == {
+        "encode_image": 3,
+        "encode_text": 3,
+        "fuse": 4,
+    }
+
+
+@pytest.mark.slow
+def test_a_bundled_program_says_where_it_fails(bundled: Artifact) -> None:
+    strict = {"encode_image": (3, 0.0, 1e-9), "fuse": (4, 1.0, 10.0)}
+    checks = check_bundled(bundled.file(BUNDLED_FILE), strict)
+    assert checks["fuse"].failure is None
+    failure = checks["encode_image"].failure
+    assert failure is not None and failure.startswith("case 0: ")
+    for check in check_bundled(bundled.file("programs/model.pte"), strict).values():  # carries no cases
+        assert check.failure is not None
+
+
+@pytest.mark.slow
+def test_the_executorch_programs_count_as_much_as_the_model(bundled: Artifact, int8_checkpoint: Artifact) -> None:
+    costs = count_costs(load_checkpoint(int8_checkpoint).model)
+    towers: Any = bundled.manifest.summary["towers"]
+    rows = {name: tower["coverage"]["executorch"] for name, tower in towers.items()}
+    assert sum(row["macs"] for row in rows.values()) == costs.macs
+    assert sum(row["macs_int8"] for row in rows.values()) == costs.macs_int8
+    assert all(row["mac_share_delegated"] == 1 for row in rows.values())
+    table = CONFIG.vocab_size * CONFIG.text_width
+    assert rows["text"]["parameters"] - rows["text"]["parameters_delegated"] >= table  # portable kernels look it up
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"ET12", b"ET99", r"(?s)cannot load .*expected a program made for executorch; run dmedge export"),
+        (b"aten::native_layer_norm", b"aten::native_layer_nope", r"(?s)cannot load .*run dmedge export"),
+    ],
+    ids=["other version", "unknown operator"],
+)
+def test_a_pte_that_this_runtime_cannot_run_says_so(
+    old: bytes, new: bytes, message: str, bundled: Artifact, tmp_path: Path
+) -> None:
+    def patch(root: Path) -> None:
+        path = root / "programs/model.pte"
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new))
+
+    with pytest.raises(DmedgeError, match=message):
+        open_session(altered(bundled, tmp_path / "other", patch))
+
+
+@pytest.mark.slow
+def test_programs_of_another_model_do_not_conform(int8_bundle: Artifact, onnx_bundle: Artifact, tmp_path: Path) -> None:
+    def mix(root: Path) -> None:
+        shutil.rmtree(root / "programs")
+        shutil.copytree(int8_bundle.root / "programs", root / "programs")
+
+    done = run(altered(onnx_bundle, tmp_path / "mixed", mix).root)
+    assert done.exit_code == 3
+    assert "first difference: encode_image: case 0" in done.stdout
+
+
+def test_a_missing_package_names_its_extra(
+    onnx_bundle: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key.pub").write_text("")
+    monkeypatch.setitem(sys.modules, "model_signing.verifying", None)
+    done = run(onnx_bundle.root, "--key", tmp_path / "key.pub")
+    assert done.exit_code == 1
+    assert "pip install 'dmedge[sign]'" in done.stderr
