@@ -108,7 +108,7 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
                 "size": sizes,
                 "towers": tower_facts(checkpoint, planned, {r: found.counts for r, found in lowerings.items()}),
                 "preprocessing": preprocessing_facts(checkpoint.preprocess, checkpoint.model.config),
-                "minimum_versions": minimum_versions(engines),
+                "minimum_versions": minimum_versions(lowerings),
                 **inherited(parent.manifest),
             },
             seal=seal,

@@ -1,12 +1,12 @@
 """What the manifest says to those who write an app in another language: preprocessing, towers, runtimes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from dmedge.data.transforms import Preprocess
 from dmedge.environment import package_version
 from dmedge.export.counts import Counts
-from dmedge.export.engines import ENGINES, EngineName
 from dmedge.export.plan import PlannedTensor
+from dmedge.export.programs import Lowering
 from dmedge.manifest import Runtime
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.model.config import ModelConfig
@@ -69,8 +69,11 @@ def tower_facts(
     return facts
 
 
-def minimum_versions(engines: Sequence[EngineName]) -> dict[str, str]:
+def minimum_versions(lowerings: Mapping[Runtime, Lowering]) -> dict[str, str]:
     """Runtime -> the oldest version that runs the programs; a `.pte` is for what wrote it, and later."""
-    written = (package_version("executorch") or "").split(".")[:2]
-    known = {"executorch": ".".join(written), "onnxruntime": ONNX_MINIMUM}
-    return {runtime: known[runtime] for name in engines if (runtime := ENGINES[name].runtime) in known}
+    executorch = ".".join((package_version("executorch") or "").split(".")[:2])
+    known = {"executorch": executorch, "onnxruntime": ONNX_MINIMUM}
+    return {
+        runtime: known.get(runtime) or str(lowering.facts["deployment_target"])
+        for runtime, lowering in lowerings.items()
+    }
