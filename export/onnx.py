@@ -52,6 +52,7 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
             written = torch.onnx.export(
                 trace(modules[program.name], program, limits),
                 dynamo=True,
+                dynamic_shapes=(_free_names(program),),
                 custom_translation_table=translations(),
                 input_names=[spec.name for spec in program.inputs],
                 opset_version=OPSET,
@@ -69,6 +70,13 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
         counts={
             program.name: count_onnx(root / program.file, PREFIX, model.config.context_length) for program in programs
         },
+    )
+
+
+def _free_names(program: Program) -> tuple[dict[int, str], ...]:
+    """Axis -> name of the dimensions of each input that may vary; a traced program has forgotten their names."""
+    return tuple(
+        {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in program.inputs
     )
 
 

@@ -169,6 +169,14 @@ def test_onnx_files_hold_the_integers_of_the_checkpoint(int8_checkpoint: Artifac
         assert np.array_equal(found[name], want.T if is_linear else want)
 
 
+def test_free_dimensions_keep_their_names_in_onnx(onnx_bundle: Artifact) -> None:
+    onnx = pytest.importorskip("onnx")
+    for program in onnx_bundle.manifest.programs:
+        for value, spec in zip(onnx.load(onnx_bundle.file(program.file)).graph.input, program.inputs, strict=True):
+            found = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            assert found == list(spec.shape)
+
+
 def test_onnxruntime_fuses_the_integer_operations(onnx_int8_bundle: Artifact, tmp_path: Path) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     options = onnxruntime.SessionOptions()
