@@ -14,6 +14,7 @@ import torch
 from torch.export import ExportedProgram
 
 from dmedge.errors import require
+from dmedge.manifest import Program
 from dmedge.model.costs import TEXT_LENGTH
 
 _AUXILIARY = ("scale", "zero_point", "input_scale", "members")  # tensors that say how others are read
@@ -118,17 +119,24 @@ def _edge_parameters(program: ExportedProgram) -> Iterator[torch.Tensor]:
                 yield program.state_dict[name] if name in program.state_dict else program.constants[name]
 
 
-def count_onnx(path: Path, prefix: str, context_length: int) -> Counts:
+def count_onnx(path: Path, program: Program, prefix: str, context_length: int) -> Counts:
     """Count an ONNX program, all of which onnxruntime's one provider runs.
 
     Args:
         path: of the file, in which the exporter has written the shape of every value.
+        program: that the file holds.
         prefix: of the names of what belongs to the model.
         context_length: of the model.
     """
     onnx: Any = require("onnx", "onnx")
     graph = onnx.load(path).graph
-    sizes = {"batch": 1, "length": min(TEXT_LENGTH, context_length)}
+    lengths = {"batch": 1, "length": min(TEXT_LENGTH, context_length)}
+    sizes = {  # an exporter may have names of its own for the dimensions of the manifest
+        dim.dim_param: lengths[size]
+        for spec, value in zip(program.inputs, graph.input, strict=True)
+        for size, dim in zip(spec.shape, value.type.tensor_type.shape.dim, strict=True)
+        if isinstance(size, str)
+    }
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     dims = {name: list(tensor.dims) for name, tensor in tensors.items()}
     for value in [*graph.value_info, *graph.input, *graph.output]:

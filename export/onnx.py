@@ -68,7 +68,8 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
         delegated={program.name: 1.0 for program in programs},  # one provider runs everything
         facts={"opset": OPSET, "nodes": nodes},
         counts={
-            program.name: count_onnx(root / program.file, PREFIX, model.config.context_length) for program in programs
+            program.name: count_onnx(root / program.file, program, PREFIX, model.config.context_length)
+            for program in programs
         },
     )
 

@@ -342,7 +342,7 @@ def test_too_little_int8_is_no_bundle(
 ) -> None:
     def copy_programs(model: object, programs: tuple[Program, ...], root: Path) -> Lowering:
         shutil.copytree(onnx_bundle.root / "programs", root / "programs")
-        counts = {p.name: count_onnx(root / p.file, PREFIX, CONFIG.context_length) for p in programs}
+        counts = {p.name: count_onnx(root / p.file, p, PREFIX, CONFIG.context_length) for p in programs}
         return Lowering(delegated={}, facts={}, counts=counts)
 
     monkeypatch.setitem(bundle_module.EXPORTERS, "onnxruntime", copy_programs)

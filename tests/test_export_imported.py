@@ -16,7 +16,8 @@ from dmedge.cli.main import cli
 from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.data.hf_tokenizer import open_tokenizer, tokenizer_file_names
 from dmedge.errors import DmedgeError, ExportError
-from dmedge.evidence.parity import check_parity, golden_key
+from dmedge.evidence.pack import read_pack
+from dmedge.evidence.parity import check_parity
 from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.manifest import Runtime
 from dmedge.model.hf_import import import_checkpoint
@@ -74,12 +75,12 @@ def bundle(base: Path, checkpoint: Make) -> Callable[[str, str, Runtime], Artifa
 
 def embeddings(bundle: Artifact, runtime: str) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Those that a bundle computes from the inputs of its pack, and those that torch computed."""
-    with open_session(bundle, runtime=runtime) as session, np.load(bundle.root / "conformance/golden.npz") as golden:
+    pack = read_pack(bundle)
+    with open_session(bundle, runtime=runtime) as session:
         for program in session.programs:
-            names = [spec.name for spec in program.inputs]
-            for case in range(sum(key.startswith(f"{program.name}/") for key in golden) // (len(names) + 2)):
-                found = session.run(program.name, [golden[golden_key(program.name, case, name)] for name in names])
-                yield found[0], golden[golden_key(program.name, case, "embedding")]
+            for case in range(pack.count(program)):
+                inputs = [pack.array(program.name, case, spec.name) for spec in program.inputs]
+                yield session.run(program.name, inputs)[0], pack.array(program.name, case, "embedding")
 
 
 def assert_near(bundle: Artifact) -> None:
