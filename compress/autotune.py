@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from dmedge.errors import require
+from dmedge.compress.neural_compressor import NAME, require_neural_compressor
 from dmedge.logs import quieter
 from dmedge.model.dual import DualEncoder
 
 ALGORITHM = "dmedge_plan"  # in neural-compressor's registries
-NAME = "neural_compressor"
 
 CarryOut = Callable[[DualEncoder, tuple[str, ...]], DualEncoder]
 
@@ -40,9 +39,8 @@ def autotune_plans(
     Raises:
         DmedgeError: neural-compressor is not installed.
     """
-    require(NAME, "compress")
     with quieter(NAME, logging.ERROR):  # several tables a trial; dmedge writes its own line
-        quantization = require(f"{NAME}.torch.quantization", "compress")
+        quantization = require_neural_compressor("torch.quantization")
         plans = [_plan_config()(keep=",".join(keep)) for keep in variants]
         tuning = quantization.TuningConfig(config_set=plans, tolerable_loss=tolerable_loss, max_trials=len(plans))
         quantization.autotune(model, tuning, evaluate, run_fn=carry_out)

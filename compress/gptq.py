@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dmedge.compress.calibration import CalibrationSet
+from dmedge.compress.neural_compressor import require_neural_compressor
 from dmedge.data.hf_tokenizer import AnyTokenizer
-from dmedge.errors import require
 from dmedge.model.dual import DualEncoder
 from dmedge.model.nibbles import GROUP, codes_on_grid, short_scale
 
@@ -73,7 +73,7 @@ def _neural_compressor() -> Iterator[Any]:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield require("neural_compressor.torch.algorithms.weight_only.gptq", "compress")
+        yield require_neural_compressor("torch.algorithms.weight_only.gptq")
     finally:
         logging.disable(disabled)
 

@@ -1,6 +1,8 @@
 """4-bit weights: packed without loss, fitted no worse than rounded, and the same integers in every runtime."""
 
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -263,6 +265,16 @@ def test_without_neural_compressor_the_error_names_the_extra(
     monkeypatch.setitem(sys.modules, "neural_compressor.torch.algorithms.weight_only.gptq", None)
     with pytest.raises(DmedgeError, match=r"run pip install 'dmedge\[compress\]'"):
         compress_artifact(tiny_checkpoint, INT4, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_library_leaves_nothing_in_the_directory_of_the_user(tmp_path: Path) -> None:
+    code = (
+        "from dmedge.compress.neural_compressor import require_neural_compressor as need; "
+        "need('torch.algorithms.weight_only.gptq'); need('torch.quantization')"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, cwd=tmp_path, env=environment, capture_output=True)
     assert not list(tmp_path.iterdir())
 
 
