@@ -37,12 +37,16 @@ def host_machine() -> Machine:
     Raises:
         DmedgeError: native runners are not made for it.
     """
-    found = (platform.system(), platform.machine())
-    if found == ("Linux", "x86_64"):
-        return "x86_64"
-    if found == ("Linux", "aarch64"):
-        return "aarch64"
-    raise DmedgeError(f"this machine is {' '.join(found)}; expected Linux on x86_64 or aarch64, for native runners")
+    problem = host_problem()
+    if problem is not None:
+        raise DmedgeError(f"this machine is {problem}; expected Linux on x86_64 or aarch64, for native runners")
+    return "x86_64" if platform.machine() == "x86_64" else "aarch64"
+
+
+def host_problem() -> str | None:
+    """What this machine is, if native runners are not made for it."""
+    system, machine = platform.system(), platform.machine()
+    return None if system == "Linux" and machine in ("x86_64", "aarch64") else f"{system} {machine}"
 
 
 def runtime_version(runtime: Runtime) -> str:
