@@ -71,6 +71,15 @@ def int8(runtime: str, tiny_checkpoint: Artifact) -> Artifact:
     return _int8_bundle(tiny_checkpoint.root, runtime)
 
 
+@pytest.fixture(params=["fp32", "int8"])
+def bundle(runtime: str, tiny_checkpoint: Artifact, request: pytest.FixtureRequest) -> Artifact:
+    if request.param == "int8":
+        return _int8_bundle(tiny_checkpoint.root, runtime)
+    found = request.getfixturevalue("onnx_bundle" if runtime == "onnxruntime" else "pte_bundle")
+    assert isinstance(found, Artifact)
+    return found
+
+
 @pytest.fixture(scope="module")
 def on_device() -> Iterator[Callable[[Artifact, str], NativeSession]]:
     """Sessions that many tests share, since an emulated process takes seconds to load its programs."""
@@ -120,21 +129,17 @@ def folder_of(session: NativeSession) -> Path:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_conformance_pack_is_kept(device: str, precision: str, request: pytest.FixtureRequest) -> None:
-    bundle: Artifact = request.getfixturevalue(precision)
+def test_the_conformance_pack_is_kept(device: str, bundle: Artifact) -> None:
     report = prove_on(bundle, device)
     assert set(report.programs) == set(PROGRAMS)
     assert report.error_ratio <= 1
-    if precision == "fp32":
+    if bundle.manifest.summary["precision"] == "float32":
         assert max(row.max_error for row in report.programs.values()) < 1e-5
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_native_runner_computes_the_bits_of_the_python_runtime(
-    precision: str, on_device: Callable[[Artifact, str], NativeSession], request: pytest.FixtureRequest
+    bundle: Artifact, on_device: Callable[[Artifact, str], NativeSession]
 ) -> None:
-    bundle: Artifact = request.getfixturevalue(precision)
     native = run_all(on_device(bundle, "local"))
     with open_session(bundle) as session:
         python = run_all(session)
