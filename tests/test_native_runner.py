@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from dmedge.artifact import Artifact, load_artifact, new_artifact
+from dmedge.cli.main import cli
 from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.devices.conversation import ProcessConversation
 from dmedge.devices.folder import PREFIX, FolderWork
@@ -146,6 +148,15 @@ def test_the_native_runner_computes_the_bits_of_the_python_runtime(
     assert {name: bits(found) for name, found in native.items()} == {
         name: bits(found) for name, found in python.items()
     }
+
+
+@pytest.mark.parametrize("device", EMULATED)
+def test_conform_replays_the_pack_on_a_device(device: str, int8: Artifact) -> None:
+    done = CliRunner().invoke(cli, ["conform", str(int8.root), "--device", device, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["conforms"] is True
+    assert found["runtime"]["load_ms"] is None
 
 
 @pytest.mark.parametrize("device", EMULATED)
