@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,6 +52,18 @@ def tool_versions() -> dict[str, str]:
     """Versions of dmedge and of the installed packages that can change an artifact."""
     found = {name: package_version(name) for name in ("dmedge", *PACKAGES)}
     return {name: number for name, number in found.items() if number is not None}
+
+
+def cache_folder() -> Path:
+    """Where this platform keeps what can be made again, for dmedge; $XDG_CACHE_HOME/dmedge if that is set."""
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if configured.is_absolute():
+        return configured / "dmedge"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "dmedge"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "dmedge" / "Cache"
+    return Path.home() / ".cache" / "dmedge"
 
 
 def cpu_model() -> str:

@@ -110,15 +110,15 @@ def test_facts_name_runtime_threads_and_memory(session: Session, runtime: str) -
     facts = session.facts()
     assert facts["runtime"] == runtime
     assert facts["threads"] == 1
-    assert facts["load_ms"] > 0
-    assert facts["peak_rss_bytes"] >= facts["base_rss_bytes"] > 10_000_000
+    assert (facts["load_ms"] or 0) > 0
+    assert (facts["peak_rss_bytes"] or 0) >= (facts["base_rss_bytes"] or 0) > 10_000_000
     json.dumps(facts)
 
 
 def test_worker_does_not_report_the_memory_of_its_parent(worker: WorkerSession) -> None:
     ballast = np.ones(200_000_000, np.uint8)  # touched, so it counts
     with open_session(load_artifact(worker._root)) as fresh:
-        assert fresh.facts()["peak_rss_bytes"] < 150_000_000
+        assert 0 < (fresh.facts()["peak_rss_bytes"] or 0) < 150_000_000
     assert ballast[-1] == 1
 
 

@@ -18,11 +18,12 @@ from PIL import Image
 from dmedge.artifact import Artifact
 from dmedge.cli.main import cli
 from dmedge.data.emoji import load_pack
+from dmedge.environment import cache_folder
 from dmedge.errors import DataError
 from dmedge.flow import gallery as gallery_module
 from dmedge.flow import strip as strip_module
 from dmedge.flow.atomic import write_atomically
-from dmedge.flow.gallery import Gallery, Item, cache_folder, emoji_gallery, folder_gallery
+from dmedge.flow.gallery import Gallery, Item, emoji_gallery, folder_gallery
 from dmedge.flow.search import Match, SearchResult, search_gallery
 from dmedge.flow.strip import draw_strip
 from dmedge.runtime.encoder import Encoder

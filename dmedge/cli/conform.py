@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=ArtifactParam("bundle"), required=False)
 @runtime_option
-@click.option("--device", default="local", show_default=True, help="Where to run.")
+@click.option(
+    "--device", default="local", show_default=True, help="Where to run: local, or emulated, as dmedge devices lists it."
+)
 @click.option(
     "--key",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -33,15 +35,13 @@ def conform(bundle: Artifact | None, runtime: str | None, device: str, key: Path
 
     Exits with 3 if something is not as it was exported, and with 1 if BUNDLE is damaged or not signed by --key.
     """
-    from dmedge.devices.names import check_device
-    from dmedge.flow.conform import conform_here
-    from dmedge.runtime.session import open_session
+    from dmedge.devices.names import find_device
+    from dmedge.flow.conform import conform_on
 
-    check_device(device)
+    find_device(device)
     chosen = bundle or default_artifact("bundle")
     signature = _signature(chosen, key)
-    with open_session(chosen, runtime=runtime) as session:
-        found = conform_here(chosen, session)
+    found = conform_on(chosen, device, runtime=runtime)
     if as_json:
         print_json({"path": chosen.root, "digest": chosen.digest, "signature": signature, **found.to_json()})
     else:

@@ -25,7 +25,9 @@ _DEVICE_TOOLS = {
     "adb": ("Android phones", "adb"),
     "ssh": ("boards in the network", "openssh-client"),
     "chromium": ("the web", "chromium"),
-    "qemu-aarch64": ("emulated arm64", "qemu-user"),
+    "g++": ("native runners", "g++"),
+    "qemu-aarch64-static": ("emulated arm64", "qemu-user-static"),
+    "aarch64-linux-gnu-g++": ("emulated arm64", "g++-aarch64-linux-gnu"),
 }
 
 

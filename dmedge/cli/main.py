@@ -33,6 +33,7 @@ COMMANDS = {
     "info": ("dmedge.cli.info:info", "Show what an artifact is, and where it came from."),
     "run": ("dmedge.cli.run:run", "Run all stages of a recipe."),
     "demo": ("dmedge.cli.demo:demo", "Train, compress, export, verify and bench in minutes."),
+    "devices": ("dmedge.cli.devices:devices", "List where bundles can run, and what is missing for it."),
     "doctor": ("dmedge.cli.doctor:doctor", "Say what is installed here, and what is missing."),
 }
 

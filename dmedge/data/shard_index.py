@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import sys
 import tarfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import IO, Any
 from uuid import uuid4
 
 from dmedge.data.addresses import fingerprint, opened
+from dmedge.environment import cache_folder
 from dmedge.errors import DataError
 from dmedge.logs import logger
 
@@ -41,17 +40,6 @@ class ShardIndex:
 
     samples: tuple[Sample, ...]
     bad: tuple[tuple[str, str], ...]
-
-
-def cache_folder() -> Path:
-    """Where this platform keeps what can be made again, for dmedge."""
-    if configured := os.environ.get("XDG_CACHE_HOME"):
-        return Path(configured) / "dmedge"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "dmedge"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "dmedge" / "Cache"
-    return Path.home() / ".cache" / "dmedge"
 
 
 def index_shard(address: str) -> ShardIndex:

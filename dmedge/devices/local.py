@@ -1,10 +1,43 @@
-"""What this machine tells of its own state, read from the files in which Linux keeps it."""
+"""This machine as a device, and what it tells of its own state, read from the files in which Linux keeps it."""
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from dmedge.devices.folder import FolderWork
+from dmedge.devices.native_runner import compiler_needs
+from dmedge.devices.needs import Need, check_needs
+from dmedge.devices.wheels import Machine, host_machine
 from dmedge.environment import host_facts
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDevice:
+    """This machine, by native runners as a phone has them, without Python."""
+
+    name: ClassVar[str] = "local"
+    can_time: ClassVar[bool] = True
+
+    @property
+    def machine(self) -> Machine:
+        """See `Device.machine`."""
+        return host_machine()
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """See `Device.needs`."""
+        return compiler_needs(self.machine)
+
+    def open(self) -> FolderWork:
+        """See `Device.open`."""
+        check_needs(self.needs)
+        return FolderWork(self.name)
+
+    def facts(self) -> dict[str, object]:
+        """See `Device.facts`."""
+        return local_facts()
 
 
 def local_facts(root: Path = Path("/")) -> dict[str, object]:

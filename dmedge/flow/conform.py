@@ -8,7 +8,8 @@ from dmedge.artifact import Artifact
 from dmedge.evidence.pack import BUNDLED, FOLDER, read_pack
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.runtime.bundled import SelfCheck, check_bundled
-from dmedge.runtime.session import Session, SessionFacts
+from dmedge.runtime.native_session import open_device_session
+from dmedge.runtime.session import Session, SessionFacts, open_session
 
 BUNDLED_FILE = f"{FOLDER}/{BUNDLED}"
 
@@ -43,6 +44,21 @@ class Conformance:
             "runtime": dict(self.facts),
             "self_checks": None if checks is None else {name: asdict(check) for name, check in checks.items()},
         }
+
+
+def conform_on(bundle: Artifact, device: str, *, runtime: str | None = None) -> Conformance:
+    """Replay the pack of `bundle` on a device: "local" by the Python package of a runtime, others by its native runner.
+
+    Raises:
+        ArtifactError: the pack is missing, unreadable, or lacks a program.
+        ConfigError: there is no such device.
+        DmedgeError: the runtime failed, or something that the device needs is missing.
+    """
+    if device == "local":
+        with open_session(bundle, runtime=runtime) as session:
+            return conform_here(bundle, session)
+    with open_device_session(bundle, device, runtime=runtime) as session:
+        return conform(bundle, session)
 
 
 def conform(bundle: Artifact, session: Session) -> Conformance:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from dmedge import __version__
 from dmedge.artifact import Artifact
 from dmedge.data.captions import ImageFiles
 from dmedge.data.emoji import load_pack
+from dmedge.environment import cache_folder
 from dmedge.errors import DataError
 from dmedge.flow.atomic import write_atomically
 from dmedge.runtime.encoder import Encoder
@@ -100,12 +100,6 @@ def embed_gallery(encoder: Encoder, artifact: Artifact, gallery: Gallery) -> NDA
     except OSError as error:
         logger.debug("embeddings are not kept for the next search: %s", error)
     return embeddings
-
-
-def cache_folder() -> Path:
-    """Where dmedge keeps what it can compute again: $XDG_CACHE_HOME/dmedge, by default ~/.cache/dmedge."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "dmedge"
 
 
 def _key(artifact: Artifact, gallery: Gallery) -> str:

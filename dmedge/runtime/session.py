@@ -20,14 +20,14 @@ TIMEOUT_S = 600.0
 
 
 class SessionFacts(TypedDict):
-    """What a measurement says of the session it was taken in."""
+    """What a measurement says of the session it was taken in; None is what an emulated device must not tell."""
 
     runtime: str
     version: str  # of the runtime's package
     threads: int
-    load_ms: float  # reading all programs, with the file in the page cache or not
-    base_rss_bytes: int  # resident memory with the runtime imported, before any program was read
-    peak_rss_bytes: int  # largest resident memory of the process that runs the programs, until now
+    load_ms: float | None  # reading all programs, with the file in the page cache or not
+    base_rss_bytes: int | None  # resident memory with the runtime imported, before any program was read
+    peak_rss_bytes: int | None  # largest resident memory of the process that runs the programs, until now
 
 
 class Session(Protocol):

@@ -1,7 +1,6 @@
 """A session whose programs run in a worker process, where a crash costs one error message."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.artifact import Artifact
+from dmedge.devices.conversation import ADVICE, DAMAGED, exit_words, tail
 from dmedge.errors import DmedgeError
 from dmedge.manifest import Runtime
 from dmedge.runtime.session import SessionFacts, check_inputs, find_program, widened
 from dmedge.runtime.wire import Array, pack, unpack
 
 CHUNK = 512  # items in one message
-_TAIL_BYTES = 2000
 _END_WAIT_S = 2.0
 
 
@@ -120,17 +119,11 @@ class WorkerSession:
     def _obituary(self, doing: str) -> DmedgeError:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_WAIT_S)
-        code, last_words = self._process.returncode, _tail(self._stderr)
+        code, last_words = self._process.returncode, tail(self._stderr)
         self.close()
-        advice = _ADVICE.get(code, "the program may be damaged: run dmedge export again")
+        advice = ADVICE.get(code, DAMAGED)
         heard = f"; it last said: {last_words}" if last_words else ""
-        return DmedgeError(f"{self._name} {_exit_words(code)} {doing}; expected an answer; {advice}{heard}")
-
-
-_ADVICE = {
-    -signal.SIGKILL: "the system ends processes so when memory runs out: close other programs or use fewer workers",
-    -signal.SIGILL: "the runtime uses instructions that this processor lacks: use another machine",
-}
+        return DmedgeError(f"{self._name} {exit_words(code)} {doing}; expected an answer; {advice}{heard}")
 
 
 def _start_worker(stderr: IO[bytes], threads: int) -> tuple[subprocess.Popen[bytes], Connection, Connection]:
@@ -159,19 +152,3 @@ def _end(process: subprocess.Popen[bytes], requests: Connection, answers: Connec
         process.kill()
         process.wait()
     stderr.close()
-
-
-def _exit_words(code: int | None) -> str:
-    if code is None:
-        return "closed its connection"
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit status {code}"
-
-
-def _tail(stream: IO[bytes]) -> str:
-    """The last lines a worker wrote, on one line."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - _TAIL_BYTES))
-    lines = [line.strip() for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return " | ".join(lines[-3:])

@@ -1,0 +1,64 @@
+"""The devices that dmedge knows, and what each still needs on this machine."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dmedge.devices.browser import COMMANDS as BROWSERS
+from dmedge.devices.names import DEVICES, EMULATED, find_device
+from dmedge.devices.needs import Need, install_command, missing
+from dmedge.devices.wheels import host_problem, is_fetched
+from dmedge.environment import package_version
+from dmedge.manifest import Runtime
+
+Tells = Literal["outputs and times", "outputs"]
+BOTH: Tells = "outputs and times"
+WEB = "web"
+RUNNERS: tuple[Runtime, ...] = ("executorch", "onnxruntime")  # that have a native runner
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One device."""
+
+    name: str
+    description: str
+    tells: Tells
+    missing: tuple[str, ...]  # programs and packages that it needs; empty if it can be used now
+    install: tuple[str, ...]  # commands that bring them
+    downloads: tuple[str, ...] = ()  # wheels that are fetched when it is first used
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it can be used now."""
+        return not self.missing
+
+
+def list_devices() -> list[Listed]:
+    """Every device, in the order of the command line's help; nothing is started."""
+    return [_native(name, what) for name, what in {**DEVICES, **EMULATED}.items()] + [_web()]
+
+
+def _native(name: str, description: str) -> Listed:
+    tells: Tells = BOTH if name in DEVICES else "outputs"
+    problem = host_problem()
+    if problem is not None:
+        # This machine itself runs programs in worker processes, by the runtimes' Python packages.
+        return Listed(name, description, tells, () if name in DEVICES else (problem,), ())
+    device = find_device(name)
+    needs = missing(device.needs)
+    install = (install_command(needs),) if needs else ()
+    installed = [runtime for runtime in RUNNERS if package_version(runtime) is not None]
+    downloads = tuple(runtime for runtime in installed if not is_fetched(runtime, device.machine))
+    return Listed(name, description, tells, tuple(need.command for need in needs), install, downloads)
+
+
+def _web() -> Listed:
+    browser = next((Need(command, "chromium") for command in BROWSERS if Need(command, "").is_met), None)
+    lacking, install = [], []
+    if browser is None:
+        lacking.append("chromium")
+        install.append(install_command([Need("chromium", "chromium")]))
+    if package_version("playwright") is None:
+        lacking.append("playwright")
+        install.append("pip install 'dmedge[web]'")
+    return Listed(WEB, "headless Chromium, for bundles of the target web", BOTH, tuple(lacking), tuple(install))
