@@ -193,6 +193,8 @@ SNIPPETS: Mapping[tuple[str, EngineName], str] = {
     ("ios", "xnnpack"): _SWIFT_EXECUTORCH,
     ("ios", "coreml"): _SWIFT_COREML,
     ("web", "onnxruntime-web"): _WEB,
+    ("linux-arm64", "onnxruntime"): _PYTHON_ONNX,
+    ("linux-arm64", "xnnpack"): _PYTHON_EXECUTORCH,
     ("linux-x86_64", "onnxruntime"): _PYTHON_ONNX,
     ("linux-x86_64", "xnnpack"): _PYTHON_EXECUTORCH,
 }

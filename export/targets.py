@@ -33,6 +33,9 @@ TARGETS: Mapping[str, Target] = {
     "android": Target(engines=("xnnpack",), precision=_INT8, place="Android 8 or newer on arm64 and x86_64"),
     "ios": Target(engines=("xnnpack", "coreml"), precision=_INT8, place="iPhones and iPads with iOS 17 or newer"),
     "web": Target(engines=("onnxruntime-web",), precision=_INT8, place="browsers"),
+    "linux-arm64": Target(
+        engines=("onnxruntime", "xnnpack"), precision=_INT8, place="arm64 Linux, such as a Raspberry Pi"
+    ),
     "linux-x86_64": Target(engines=("onnxruntime", "xnnpack"), precision=_INT8, place="Linux servers and PCs"),
 }
 

@@ -1,5 +1,6 @@
 """A bundle for the web computes in Chromium what torch computes, by the loader that it carries."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from dmedge.artifact import Artifact, program_bytes
+from dmedge.cli.main import cli
 from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.devices.browser import BrowserPage
 from dmedge.devices.loopback import LoopbackServer
@@ -113,6 +116,14 @@ def test_chromium_and_the_native_runtime_agree(
                 for got, expected in zip(found, want, strict=True):
                     assert got.dtype == expected.dtype
                     np.testing.assert_allclose(got, expected, atol=1e-4 if kind == "float" else 0.05)
+
+
+@pytest.mark.slow
+def test_the_command_replays_the_pack_in_chromium(bundles: Bundles) -> None:
+    done = CliRunner().invoke(cli, ["conform", str(bundles["float"].root), "--device", "web", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["conforms"] and ", Chromium " in found["runtime"]["version"]
 
 
 @pytest.mark.slow

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=ArtifactParam("bundle"), required=False)
 @runtime_option
-@click.option(
-    "--device", default="local", show_default=True, help="Where to run: local, or emulated, as dmedge devices lists it."
-)
+@click.option("--device", default="local", show_default=True, help="Where to run, as dmedge devices lists it.")
 @click.option(
     "--key",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -35,10 +33,10 @@ def conform(bundle: Artifact | None, runtime: str | None, device: str, key: Path
 
     Exits with 3 if something is not as it was exported, and with 1 if BUNDLE is damaged or not signed by --key.
     """
-    from dmedge.devices.names import find_device
+    from dmedge.devices.names import check_replay
     from dmedge.flow.conform import conform_on
 
-    find_device(device)
+    check_replay(device)
     chosen = bundle or default_artifact("bundle")
     signature = _signature(chosen, key)
     found = conform_on(chosen, device, runtime=runtime)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dmedge.devices.browser import COMMANDS as BROWSERS
-from dmedge.devices.names import DEVICES, EMULATED, find_device
+from dmedge.devices.names import DEVICES, EMULATED, WEB, find_device
 from dmedge.devices.needs import Need, install_command, missing
 from dmedge.devices.wheels import host_problem, is_fetched
 from dmedge.environment import package_version
@@ -12,7 +12,6 @@ from dmedge.manifest import Runtime
 
 Tells = Literal["outputs and times", "outputs"]
 BOTH: Tells = "outputs and times"
-WEB = "web"
 RUNNERS: tuple[Runtime, ...] = ("executorch", "onnxruntime")  # that have a native runner
 
 

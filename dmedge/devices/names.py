@@ -11,10 +11,23 @@ from dmedge.errors import ConfigError, DmedgeError
 DEVICES = {"local": "this machine"}  # that programs can be timed on
 EMULATED = {f"qemu:{cpu}": f"emulated arm64, {facts.description}; parity, no times" for cpu, facts in CPUS.items()}
 
+WEB = "web"  # headless Chromium, which runs bundles of the target web alone
+
 _MAKERS: Mapping[str, Callable[[], Device]] = {
     "local": LocalDevice,
     **{f"qemu:{cpu}": lambda cpu=cpu: EmulatedDevice(cpu) for cpu in CPUS},  # type: ignore[misc]
 }
+
+
+def check_replay(name: str) -> str:
+    """Return `name` if a conformance pack can be replayed there.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if name != WEB:
+        find_device(name)
+    return name
 
 
 def find_device(name: str) -> Device:

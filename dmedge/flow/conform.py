@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dmedge.artifact import Artifact
+from dmedge.devices.names import WEB
 from dmedge.evidence.pack import BUNDLED, FOLDER, read_pack
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.runtime.bundled import SelfCheck, check_bundled
@@ -57,6 +58,11 @@ def conform_on(bundle: Artifact, device: str, *, runtime: str | None = None) -> 
     if device == "local":
         with open_session(bundle, runtime=runtime) as session:
             return conform_here(bundle, session)
+    if device == WEB:
+        from dmedge.evidence.browser import check_in_browser, open_browser_session
+
+        with open_browser_session(bundle) as browser:
+            return Conformance(check_in_browser(browser, bundle), browser.facts())
     with open_device_session(bundle, device, runtime=runtime) as session:
         return conform(bundle, session)
 
