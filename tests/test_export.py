@@ -475,7 +475,7 @@ def test_the_command_names_a_bundle_for_each_target(
 ) -> None:
     asked: list[tuple[str, Path]] = []
 
-    def pretend(parent: Artifact, config: ExportConfig, place: Path) -> Artifact:
+    def pretend(parent: Artifact, config: ExportConfig, place: Path, **_: object) -> Artifact:
         asked.append((config.target, place))
         return onnx_bundle
 
