@@ -32,7 +32,8 @@ def make(
     out: Path, *parents: Artifact, kind: Kind = "bundle", target: str | None = None, scheme: str = "float32"
 ) -> Artifact:
     with new_artifact(out) as draft:
-        (draft.path / "content.bin").write_bytes(out.name.encode())
+        name = out.name.encode()
+        (draft.path / "content.bin").write_bytes(bytes([0x12, len(name)]) + name)  # ONNX: a producer, and no graph
         runtime: Runtime = "onnxruntime" if target == "linux-x86_64" else "executorch"
         programs = [Program("encode_text", "content.bin", runtime, (), ())] if kind == "bundle" else []
         roles = {f"role{i}": parent.digest for i, parent in enumerate(parents)}
