@@ -181,7 +181,7 @@ def test_unreadable_picture_is_named(onnx_bundle: Artifact, pictures: Path) -> N
 def test_evidence_cannot_search(make_artifact: MakeArtifact) -> None:
     done = run(make_artifact("evidence", kind="evidence").root, "x")
     assert done.exit_code == 1
-    assert "evidence with programs for no runtime; expected a checkpoint, or a bundle" in done.stderr
+    assert "evidence without programs; expected a checkpoint" in done.stderr
 
 
 def test_newest_bundle_is_the_default(onnx_bundle: Artifact, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
