@@ -66,6 +66,15 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "dmedge"
 
 
+def child_environment(**added: str) -> dict[str, str]:
+    """Environment of a `python -P` that is to find what this process finds.
+
+    An explicit path with -P: a module lying in the working directory must not shadow a library.
+    """
+    path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100  # no symlinks resolved
+    return {**os.environ, "PYTHONPATH": path, **added}
+
+
 def cpu_model() -> str:
     """Marketing name of the processor, as far as the system tells."""
     for line in _cpuinfo():

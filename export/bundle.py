@@ -70,19 +70,15 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
         checkpoint = _ready(load_checkpoint(parent), engines)
         plan, planned = checkpoint.quantization or {}, planned_tensors(checkpoint.model)
         support = {_runtime(name): check_support(checkpoint.model, plan, name) for name in engines}
-        programs: dict[EngineName, tuple[Program, ...]] = {}
+        programs = {name: _programs(checkpoint, name) for name in engines}
         lowerings: dict[Runtime, Lowering] = {}
         sizes: dict[Runtime, Mapping[str, int]] = {}
         for name in engines:
             advance(note=f"lowering for {name}")
-            engine = ENGINES[name]
-            programs[name] = bundle_programs(
-                checkpoint.model.config, engine.runtime, engine.file, engine.fixed, engine.dtypes
-            )
             lowering = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
-            lowerings[engine.runtime] = lowering
-            check_shares(lowering.counts, engine.runtime, config.min_delegated, config.min_int8)
-            sizes[engine.runtime] = check_size(draft.path, programs[name], planned, engine)
+            check_shares(lowering.counts, _runtime(name), config.min_delegated, config.min_int8)
+            sizes[_runtime(name)] = check_size(draft.path, programs[name], planned, ENGINES[name])
+            lowerings[_runtime(name)] = lowering
         _write_beside(draft.path, parent, checkpoint, config, engines)
         shape = checkpoint.model.config
         facts: dict[str, object] = {"context_length": shape.context_length, "embed_dim": shape.embed_dim}
@@ -115,6 +111,11 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
         )
         advance(note="done")
         return artifact
+
+
+def _programs(checkpoint: Checkpoint, name: EngineName) -> tuple[Program, ...]:
+    engine = ENGINES[name]
+    return bundle_programs(checkpoint.model.config, engine.runtime, engine.file, engine.fixed, engine.dtypes)
 
 
 def _check_loader(parent: Artifact, engines: Sequence[EngineName]) -> None:

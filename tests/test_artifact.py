@@ -24,8 +24,9 @@ from dmedge.artifact import (
 )
 from dmedge.errors import ArtifactError
 from dmedge.lineage import trace_lineage
-from dmedge.manifest import canonical_json, is_safe_name, read_manifest
+from dmedge.manifest import is_safe_name, read_manifest
 from tests.conftest import MakeArtifact
+from tests.forged import forge
 
 PROGRAM = Program(
     "encode_text",
@@ -51,16 +52,6 @@ def finish_bundle(draft: Draft) -> Any:
         summary={"recall_at_10": 0.5},
         target="android",
     )
-
-
-def forge(root: Path, **changes: object) -> None:
-    """Change fields of a manifest and put the digest right, as someone who knows the format could."""
-    table = json.loads((root / "manifest.json").read_text())
-    del table["digest"]
-    table |= changes
-    table["digest"] = hashlib.sha256(canonical_json(table)).hexdigest()
-    text = json.dumps(table, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
-    (root / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def test_loads_as_it_was_finished(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """4-bit weights: packed without loss, fitted no worse than rounded, and the same integers in every runtime."""
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from dmedge.compress.gptq import fit_groups, run_unpadded
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
 from dmedge.compress.recipe import compress_artifact
+from dmedge.environment import child_environment
 from dmedge.errors import DmedgeError, ExportError
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import output_error
@@ -273,8 +273,8 @@ def test_the_library_leaves_nothing_in_the_directory_of_the_user(tmp_path: Path)
         "from dmedge.compress.neural_compressor import require_neural_compressor as need; "
         "need('torch.algorithms.weight_only.gptq'); need('torch.quantization')"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    subprocess.run([sys.executable, "-P", "-c", code], check=True, cwd=tmp_path, env=environment, capture_output=True)
+    command = [sys.executable, "-P", "-c", code]
+    subprocess.run(command, check=True, cwd=tmp_path, env=child_environment(), capture_output=True)
     assert not list(tmp_path.iterdir())
 
 

@@ -13,8 +13,8 @@ from dmedge.artifact import Artifact, Program, TensorSpec, load_artifact, new_ar
 from dmedge.cli.main import cli
 from dmedge.errors import ArtifactError
 from dmedge.external_data import find_external_data
-from dmedge.manifest import canonical_json
 from dmedge.runtime.worker_session import WorkerSession
+from tests.forged import forge
 
 onnx: Any = pytest.importorskip("onnx")
 
@@ -67,16 +67,6 @@ def make_bundle(out: Path, external: str | None = None, **options: Any) -> Artif
         return draft.finish(
             kind="bundle", stage="export", config={}, programs=programs, target="linux-x86_64", tools={}
         )
-
-
-def forge(root: Path, **changes: object) -> None:
-    """Change the manifest and put its digest right, as someone who knows the format could."""
-    table = json.loads((root / "manifest.json").read_text())
-    del table["digest"]
-    table |= changes
-    table["digest"] = hashlib.sha256(canonical_json(table)).hexdigest()
-    text = json.dumps(table, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
-    (root / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def _flip(root: Path) -> None:

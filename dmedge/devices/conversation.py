@@ -20,7 +20,7 @@ ADVICE = {
 }
 DAMAGED = "the program may be damaged: run dmedge export again"
 _TAIL_BYTES = 2000
-_END_WAIT_S = 2.0
+END_WAIT_S = 2.0
 
 
 class ProcessConversation:
@@ -89,24 +89,32 @@ class ProcessConversation:
     def _overdue(self, doing: str, timeout_s: float) -> DmedgeError:
         self._process.kill()
         self.close()
-        return DmedgeError(
-            f"{self._name} gave no answer within {timeout_s:g} s {doing} and was ended; "
-            "expected an answer; use a smaller input, or a longer time limit"
-        )
+        return overdue(self._name, doing, timeout_s)
 
     def _obituary(self, doing: str) -> DmedgeError:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_WAIT_S)
-        code, last_words = self._process.returncode, tail(self._stderr)
+        error = obituary(self._name, doing, self._process, self._stderr)
         self.close()
-        heard = f"; it last said: {last_words}" if last_words else ""
-        return DmedgeError(
-            f"{self._name} {exit_words(code)} {doing}; expected an answer; {ADVICE.get(code, DAMAGED)}{heard}"
-        )
+        return error
 
 
-def exit_words(code: int | None) -> str:
-    """How a process ended, in words."""
+def overdue(name: str, doing: str, timeout_s: float) -> DmedgeError:
+    """What is said of a process that was ended because it did not answer in time."""
+    return DmedgeError(
+        f"{name} gave no answer within {timeout_s:g} s {doing} and was ended; "
+        "expected an answer; use a smaller input, or a longer time limit"
+    )
+
+
+def obituary(name: str, doing: str, process: subprocess.Popen[bytes], stderr: IO[bytes]) -> DmedgeError:
+    """What is said of a process that hung up: how it ended, and its last words."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(END_WAIT_S)
+    code, last_words = process.returncode, _tail(stderr)
+    heard = f"; it last said: {last_words}" if last_words else ""
+    return DmedgeError(f"{name} {_exit_words(code)} {doing}; expected an answer; {ADVICE.get(code, DAMAGED)}{heard}")
+
+
+def _exit_words(code: int | None) -> str:
     if code is None:
         return "closed its connection"
     if code < 0:
@@ -114,7 +122,7 @@ def exit_words(code: int | None) -> str:
     return f"ended with exit status {code}"
 
 
-def tail(stream: IO[bytes]) -> str:
+def _tail(stream: IO[bytes]) -> str:
     """The last lines that a process wrote, on one line."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - _TAIL_BYTES))
@@ -127,7 +135,7 @@ def _end(process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
         if stream is not None:
             stream.close()
     try:
-        process.wait(_END_WAIT_S)
+        process.wait(END_WAIT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

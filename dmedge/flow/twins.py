@@ -8,7 +8,6 @@ makes them ahead, in a process of its own, while the stages before a verificatio
 import fcntl
 import hashlib
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dmedge.artifact import Artifact, find_artifacts, load_artifact
-from dmedge.environment import tool_versions
+from dmedge.environment import child_environment, tool_versions
 from dmedge.errors import ArtifactError
 from dmedge.evidence.baseline import is_float
 from dmedge.manifest import Runtime, canonical_json, read_manifest
@@ -101,7 +100,7 @@ class TwinsAhead:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+            env=child_environment(),
         )
 
     def wait(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dmedge.environment import child_environment
 from dmedge.errors import DmedgeError, require
 
 TIMEOUT_S = 600.0
@@ -35,7 +36,6 @@ def check_bundled(path: Path, limits: Mapping[str, tuple[int, float, float]]) ->
     Raises:
         DmedgeError: executorch is not installed, or the file is no bundled program.
     """
-    folders = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100  # no symlinks resolved
     command = [sys.executable, "-P", "-m", "dmedge.runtime.bundled", str(path.resolve()), json.dumps(dict(limits))]
     try:
         done = subprocess.run(
@@ -43,7 +43,7 @@ def check_bundled(path: Path, limits: Mapping[str, tuple[int, float, float]]) ->
             capture_output=True,
             text=True,
             errors="replace",
-            env={**os.environ, "PYTHONPATH": folders, "OMP_NUM_THREADS": "1"},
+            env=child_environment(OMP_NUM_THREADS="1"),
             timeout=TIMEOUT_S,
             check=False,
         )

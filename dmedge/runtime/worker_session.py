@@ -6,7 +6,6 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import IO, Any, Self
@@ -15,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.artifact import Artifact
-from dmedge.devices.conversation import ADVICE, DAMAGED, exit_words, tail
+from dmedge.devices.conversation import END_WAIT_S, obituary, overdue
+from dmedge.environment import child_environment
 from dmedge.errors import DmedgeError
 from dmedge.manifest import Runtime
 from dmedge.runtime.session import SessionFacts, check_inputs, find_program, widened
 from dmedge.runtime.wire import Array, pack, unpack
 
 CHUNK = 512  # items in one message
-_END_WAIT_S = 2.0
 
 
 class WorkerSession:
@@ -111,32 +110,23 @@ class WorkerSession:
     def _overdue(self, doing: str) -> DmedgeError:
         self._process.kill()
         self.close()
-        return DmedgeError(
-            f"{self._name} gave no answer within {self._timeout_s:g} s {doing} and was ended; "
-            "expected an answer; use a smaller input, or a longer time limit"
-        )
+        return overdue(self._name, doing, self._timeout_s)
 
     def _obituary(self, doing: str) -> DmedgeError:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_WAIT_S)
-        code, last_words = self._process.returncode, tail(self._stderr)
+        error = obituary(self._name, doing, self._process, self._stderr)
         self.close()
-        advice = ADVICE.get(code, DAMAGED)
-        heard = f"; it last said: {last_words}" if last_words else ""
-        return DmedgeError(f"{self._name} {exit_words(code)} {doing}; expected an answer; {advice}{heard}")
+        return error
 
 
 def _start_worker(stderr: IO[bytes], threads: int) -> tuple[subprocess.Popen[bytes], Connection, Connection]:
     request_end, request_start = os.pipe()
     answer_end, answer_start = os.pipe()
-    # -P and an explicit path: a module lying in the working directory must not shadow a library.
-    path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100  # no symlinks resolved
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "dmedge.runtime.worker"],
         stdin=request_end,
         stdout=answer_start,
         stderr=stderr,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)},
+        env=child_environment(OMP_NUM_THREADS=str(threads)),
     )
     os.close(request_end)
     os.close(answer_start)
@@ -147,7 +137,7 @@ def _end(process: subprocess.Popen[bytes], requests: Connection, answers: Connec
     requests.close()
     answers.close()
     try:
-        process.wait(_END_WAIT_S)
+        process.wait(END_WAIT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
