@@ -273,10 +273,18 @@ def test_a_pack_that_lacks_something_is_an_error_and_no_pass(case: str, onnx_bun
         check_parity(session, altered(onnx_bundle, tmp_path / "broken", change))
 
 
-def test_unknown_devices_and_runtimes_are_refused(onnx_bundle: Artifact) -> None:
-    for options, message in ((["--device", "locl"], "did you mean 'local'"), (["--runtime", "coreml"], "no programs")):
-        done = run(onnx_bundle.root, *options)
-        assert (done.exit_code, message in done.stderr) == (1, True), done.output
+REFUSED = {
+    "device": (["--device", "locl"], "did you mean 'local'"),
+    "runtime": (["--runtime", "coreml"], "no programs"),
+    "runtime of the web": (["--device", "web", "--runtime", "coreml"], "no programs"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_unknown_devices_and_runtimes_are_refused(case: str, onnx_bundle: Artifact) -> None:
+    options, message = REFUSED[case]
+    done = run(onnx_bundle.root, *options)
+    assert (done.exit_code, message in done.stderr) == (1, True), done.output
 
 
 def test_texts_are_shown_so_that_differences_can_be_seen() -> None:

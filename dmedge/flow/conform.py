@@ -10,7 +10,7 @@ from dmedge.evidence.pack import BUNDLED, FOLDER, read_pack
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.runtime.bundled import SelfCheck, check_bundled
 from dmedge.runtime.native_session import open_device_session
-from dmedge.runtime.session import Session, SessionFacts, open_session
+from dmedge.runtime.session import Session, SessionFacts, open_session, runtime_of
 
 BUNDLED_FILE = f"{FOLDER}/{BUNDLED}"
 
@@ -61,6 +61,7 @@ def conform_on(bundle: Artifact, device: str, *, runtime: str | None = None) -> 
     if device == WEB:
         from dmedge.evidence.browser import check_in_browser, open_browser_session
 
+        runtime_of(bundle, runtime)  # a runtime that the bundle has not is an error there too
         with open_browser_session(bundle) as browser:
             return Conformance(check_in_browser(browser, bundle), browser.facts())
     with open_device_session(bundle, device, runtime=runtime) as session:
