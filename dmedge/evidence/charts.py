@@ -126,7 +126,7 @@ def interval_chart(line: Mapping[str, Any]) -> str:
 
 def language_chart(bars: Sequence[Bar], end: float) -> str:
     """One bar per language, with a tick where the baseline stands; 0 to `end`."""
-    row, left, width, right, top = 17.0, 184.0, 520.0, 118.0, 20.0
+    row, left, width, right, top = 17.0, 194.0, 566.0, 154.0, 20.0
     span = width - left - right
     height = top + row * len(bars) + 4
     parts = [_line(left + tick / end * span, top - 4, left + tick / end * span, height, "grid") for tick in ticks(end)]

@@ -24,7 +24,7 @@ section.warn{border-color:var(--warn);border-left-width:6px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th{text-align:left;font-weight:600;color:var(--muted);font-size:12.5px;padding:6px 14px 6px 0;vertical-align:bottom}
-td{padding:9px 14px 9px 0;border-top:1px solid var(--line);vertical-align:top}
+td{padding:9px 10px 9px 0;border-top:1px solid var(--line);vertical-align:top}
 td small{display:block;color:var(--muted);font-size:12px;white-space:nowrap}
 td.name{font-weight:600}td svg{min-width:130px}
 .chip{display:inline-block;padding:2px 10px;border-radius:99px;font-weight:600;font-size:12.5px;white-space:nowrap}
