@@ -282,8 +282,14 @@ def test_the_library_leaves_nothing_in_the_directory_of_the_user(tmp_path: Path)
 def test_every_engine_says_what_it_makes_of_int4(engine: EngineName, int4_checkpoint: Artifact) -> None:
     loaded = load_checkpoint(int4_checkpoint)
     found = check_support(loaded.model, loaded.quantization or {}, engine)["int4_groups linear"]
-    wanted = {"xnnpack": "exact: XNNPACK", "onnxruntime": "substituted: MatMulNBits"}
-    assert found.startswith(wanted.get(engine, "substituted: the same int4 codes"))
+    assert found.startswith(
+        {
+            "xnnpack": "exact: XNNPACK",
+            "onnxruntime": "substituted: MatMulNBits",
+            "onnxruntime-web": "substituted: MatMulNBits",
+            "coreml": "substituted: the same int4 codes",
+        }[engine]
+    )
 
 
 @pytest.mark.parametrize("length", [1, 7, CONFIG.context_length])

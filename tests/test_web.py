@@ -46,7 +46,9 @@ class Bundles(dict[str, Artifact]):
     def __missing__(self, kind: str) -> Artifact:
         if kind == "int4":
             config = CompressConfig(int4=True, ledger_texts=0, calibration_items=8)
-            self.parents[kind] = compress_artifact(self.parents["float"], config, self.parents["float"].sibling("int4"))
+            self.parents[kind] = compress_artifact(
+                self.parents["float"], config, self.parents["float"].sibling("int4-for-web")
+            )
         parent = self.parents[kind]
         self[kind] = export_bundle(parent, ExportConfig(target="web"), parent.sibling(f"web-{kind}"))
         return self[kind]
