@@ -25,6 +25,7 @@ from dmedge.export.quiet import quiet
 from dmedge.export.readme import bundle_readme
 from dmedge.export.support import check_support
 from dmedge.export.targets import chosen_engines
+from dmedge.export.thrift import thrifty
 from dmedge.files import digest_file, list_files
 from dmedge.lineage import inherited
 from dmedge.logs import progress
@@ -75,7 +76,8 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
         sizes: dict[Runtime, Mapping[str, int]] = {}
         for name in engines:
             advance(note=f"lowering for {name}")
-            lowering = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
+            with thrifty():
+                lowering = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
             check_shares(lowering.counts, _runtime(name), config.min_delegated, config.min_int8)
             sizes[_runtime(name)] = check_size(draft.path, programs[name], planned, ENGINES[name])
             lowerings[_runtime(name)] = lowering

@@ -1,9 +1,7 @@
 """The ExecuTorch program: all methods in one file, lowered to XNNPACK, every integer stored once."""
 
-import gc
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: P
         ExportError: XNNPACK did not take an operation of the plan, or an integer tensor is not in the file.
         DmedgeError: executorch is not installed.
     """
-    with quiet(), _without_collection():
+    with quiet():
         exir = require("executorch.exir", "executorch")
         partition: Any = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
         require("executorch.kernels.quantized", "executorch")
@@ -61,18 +59,6 @@ def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: P
         facts={"outside": {name: dict(sorted(found.items())) for name, found in outside.items()}},
         counts=counts,
     )
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Hold the garbage collector back: a lowering keeps what it makes until its end, and searching it took a tenth."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _constants(model: DualEncoder) -> dict[str, int]:

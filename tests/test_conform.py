@@ -26,10 +26,9 @@ from dmedge.model.costs import count_costs
 from dmedge.runtime.bundled import check_bundled
 from dmedge.runtime.session import Session, open_session
 from dmedge.runtime.wire import Array
-from tests.proven_bundles import int8_bundle, int8_checkpoint
-from tests.tiny_bundles import CONFIG, onnx_bundle, tiny_checkpoint, tiny_tokenizer
+from tests.tiny_bundles import CONFIG, int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint, tiny_tokenizer
 
-__all__ = ["int8_bundle", "int8_checkpoint", "onnx_bundle", "tiny_checkpoint"]  # fixtures
+__all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "tiny_checkpoint"]  # fixtures
 
 Change = Callable[[Path], object]
 
@@ -362,10 +361,12 @@ def test_a_pte_that_this_runtime_cannot_run_says_so(
 
 
 @pytest.mark.slow
-def test_programs_of_another_model_do_not_conform(int8_bundle: Artifact, onnx_bundle: Artifact, tmp_path: Path) -> None:
+def test_programs_of_another_model_do_not_conform(
+    onnx_int8_bundle: Artifact, onnx_bundle: Artifact, tmp_path: Path
+) -> None:
     def mix(root: Path) -> None:
         shutil.rmtree(root / "programs")
-        shutil.copytree(int8_bundle.root / "programs", root / "programs")
+        shutil.copytree(onnx_int8_bundle.root / "programs", root / "programs")
 
     done = run(altered(onnx_bundle, tmp_path / "mixed", mix).root)
     assert done.exit_code == 3

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from dmedge.artifact import Artifact, Program, load_artifact, new_artifact, program_bytes
-from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.errors import DmedgeError, ExportError
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import check_parity, output_error
@@ -34,20 +33,14 @@ from dmedge.runtime import mil_ops
 from dmedge.runtime.mil_program import MilProgram, operations_of, read_package
 from dmedge.runtime.session import Session, open_session
 from dmedge.runtime.wire import Array
-from tests.tiny_bundles import CONFIG, example_inputs, tiny_checkpoint, tiny_model
+from tests.tiny_bundles import CONFIG, example_inputs, int8_checkpoint, tiny_checkpoint, tiny_model
 
-__all__ = ["tiny_checkpoint"]  # fixture
+__all__ = ["int8_checkpoint", "tiny_checkpoint"]  # fixtures
 
 PROGRAMS = ("encode_image", "encode_text", "fuse")
 ERROR = 0.01  # relative to the largest value: float16 has 11 bits, and an error grows from layer to layer
 LEAST_COSINE = 0.9999
 slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def int8_checkpoint(tiny_checkpoint: Artifact) -> Artifact:
-    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=32)
-    return compress_artifact(tiny_checkpoint, config, tiny_checkpoint.sibling("for-coreml-tests"))
 
 
 @pytest.fixture(scope="module", params=["float", "int8"])

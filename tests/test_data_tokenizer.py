@@ -108,3 +108,12 @@ def test_file_that_is_no_vocabulary_is_refused(tmp_path: Path, content: bytes | 
         path.write_bytes(content)
     with pytest.raises(DataError, match="tokenizer.model: no SentencePiece model"):
         Tokenizer(path, CONTEXT)
+
+
+def test_many_texts_give_what_each_gives_alone(tokenizer: Tokenizer) -> None:
+    texts = ["red heart", "", "\ud800", "紅" * 50, "red heart", "улыбающееся лицо"]
+    rows = [tokenizer.encode(text) for text in texts]
+    assert tokenizer.encode_all(texts) == rows
+    assert [ids.tolist() for ids, _ in tokenizer.singles(texts)] == [[row] for row in rows]
+    assert all(mask.shape == ids.shape and mask.all() for ids, mask in tokenizer.singles(texts))
+    assert tokenizer.encode_all([]) == []

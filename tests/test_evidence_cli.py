@@ -8,10 +8,10 @@ from click.testing import CliRunner, Result
 
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.main import cli
-from tests.proven_bundles import data, int8_bundle, int8_checkpoint, pictures
-from tests.tiny_bundles import onnx_bundle, tiny_checkpoint
+from tests.proven_bundles import data, pictures
+from tests.tiny_bundles import int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
 
-__all__ = ["data", "int8_bundle", "int8_checkpoint", "onnx_bundle", "pictures", "tiny_checkpoint"]
+__all__ = ["data", "int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "pictures", "tiny_checkpoint"]
 
 
 def run(*arguments: object) -> Result:
@@ -25,7 +25,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["tiny_checkpoint", "int8_checkpoint", "int8_bundle"])
+@pytest.mark.parametrize("kind", ["tiny_checkpoint", "int8_checkpoint", "onnx_int8_bundle"])
 def test_eval_prints_recall_both_ways_for_anything_that_runs(
     kind: str, pictures: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -55,10 +55,10 @@ def test_eval_refuses_unknown_styles_and_folders(tiny_checkpoint: Artifact) -> N
 
 
 def test_verify_finds_baseline_and_twin_and_fails_with_three(
-    int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workdir: Path
+    onnx_int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workdir: Path
 ) -> None:
     out = workdir / "evidence"
-    command = ["verify", int8_bundle.root, "--data", pictures, "--json", "--budget", "program_size_ratio=0.01"]
+    command = ["verify", onnx_int8_bundle.root, "--data", pictures, "--json", "--budget", "program_size_ratio=0.01"]
     result = run(*command, "--out", out)
     assert result.exit_code == 3, result.stderr
     assert "budget failed: program_size_ratio" in result.stderr
@@ -76,13 +76,13 @@ def test_verify_finds_baseline_and_twin_and_fails_with_three(
 
 
 def test_verify_refuses_other_kinds_and_baselines(
-    int8_bundle: Artifact, int8_checkpoint: Artifact, tiny_checkpoint: Artifact, workdir: Path
+    onnx_int8_bundle: Artifact, int8_checkpoint: Artifact, tiny_checkpoint: Artifact, workdir: Path
 ) -> None:
     result = run("verify", tiny_checkpoint.root)
     assert (result.exit_code, "found a checkpoint; expected a bundle" in result.stderr) == (1, True)
-    result = run("verify", int8_bundle.root, "--baseline", int8_checkpoint.root, "--out", "never")
+    result = run("verify", onnx_int8_bundle.root, "--baseline", int8_checkpoint.root, "--out", "never")
     assert (result.exit_code, "is quantized itself" in result.stderr) == (1, True)
-    result = run("verify", int8_bundle.root, "--budget", "program_size=1", "--out", "never")
+    result = run("verify", onnx_int8_bundle.root, "--budget", "program_size=1", "--out", "never")
     assert (result.exit_code, "did you mean 'program_size_ratio'" in result.stderr) == (1, True)
     assert not (workdir / "never").exists()
     result = run("verify")
@@ -90,11 +90,11 @@ def test_verify_refuses_other_kinds_and_baselines(
 
 
 def test_bench_labels_host_figures_and_refuses_other_devices(
-    int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workdir: Path
+    onnx_int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workdir: Path
 ) -> None:
-    result = run("bench", int8_bundle.root, "--device", "adb:emulator-5554")
+    result = run("bench", onnx_int8_bundle.root, "--device", "adb:emulator-5554")
     assert (result.exit_code, "local (this machine) only" in result.stderr) == (1, True)
-    command = ["bench", int8_bundle.root, "--baseline", tiny_checkpoint.root, "--data", pictures, "--rounds", 2]
+    command = ["bench", onnx_int8_bundle.root, "--baseline", tiny_checkpoint.root, "--data", pictures, "--rounds", 2]
     result = run(*command, "--out", workdir / "bench", "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)

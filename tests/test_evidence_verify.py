@@ -30,14 +30,20 @@ from tests.proven_bundles import (
     PICTURES,
     VERIFY,
     data,
-    int8_bundle,
-    int8_checkpoint,
     pictures,
     verify_evidence,
 )
-from tests.tiny_bundles import CONFIG, onnx_bundle, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
 
-__all__ = ["data", "int8_bundle", "int8_checkpoint", "onnx_bundle", "pictures", "tiny_checkpoint", "verify_evidence"]
+__all__ = [
+    "data",
+    "int8_checkpoint",
+    "onnx_bundle",
+    "onnx_int8_bundle",
+    "pictures",
+    "tiny_checkpoint",
+    "verify_evidence",
+]
 
 
 def read(evidence: Artifact) -> dict[str, Any]:
@@ -67,20 +73,20 @@ def altered(
 
 
 def test_evidence_has_the_promised_keys(
-    verify_evidence: Artifact, int8_bundle: Artifact, tiny_checkpoint: Artifact
+    verify_evidence: Artifact, onnx_int8_bundle: Artifact, tiny_checkpoint: Artifact
 ) -> None:
     report = read(verify_evidence)
-    assert report["artifact_sha256"] == int8_bundle.digest
+    assert report["artifact_sha256"] == onnx_int8_bundle.digest
     assert report["baseline_sha256"] == tiny_checkpoint.digest
     assert set(report["languages"]) == set(LANGUAGES)
     for line in report["budgets"]:
         assert set(line) == {"name", "limit", "value", "low", "high", "verdict"}
     assert verify_evidence.manifest.summary["verdict"] == report["verdict"]
-    assert verify_evidence.manifest.parents["artifact"] == int8_bundle.digest
+    assert verify_evidence.manifest.parents["artifact"] == onnx_int8_bundle.digest
 
 
-def test_the_bundle_is_left_as_it_was(verify_evidence: Artifact, int8_bundle: Artifact) -> None:
-    assert load_artifact(int8_bundle.root).digest == int8_bundle.digest
+def test_the_bundle_is_left_as_it_was(verify_evidence: Artifact, onnx_int8_bundle: Artifact) -> None:
+    assert load_artifact(onnx_int8_bundle.root).digest == onnx_int8_bundle.digest
 
 
 def test_every_budget_is_judged_and_forty_texts_are_not_enough(verify_evidence: Artifact) -> None:
@@ -128,10 +134,10 @@ def test_an_unchanged_model_keeps_all_and_all_of_its_size(
 
 
 def test_a_quantized_baseline_is_refused_before_any_work(
-    int8_bundle: Artifact, int8_checkpoint: Artifact, data: EvalSet, tmp_path: Path
+    onnx_int8_bundle: Artifact, int8_checkpoint: Artifact, data: EvalSet, tmp_path: Path
 ) -> None:
     with pytest.raises(ArtifactError, match="is quantized itself"):
-        verify_bundle(int8_bundle, int8_checkpoint, tmp_path / "verify", data=data, config=VERIFY, budget=Budget())
+        verify_bundle(onnx_int8_bundle, int8_checkpoint, tmp_path / "verify", data=data, config=VERIFY, budget=Budget())
     assert not list(tmp_path.iterdir())
 
 
@@ -142,18 +148,18 @@ def test_only_bundles_are_verified(int8_checkpoint: Artifact, tiny_checkpoint: A
 
 
 def test_a_plan_that_was_not_carried_out_fails(
-    onnx_bundle: Artifact, int8_bundle: Artifact, data: EvalSet, tiny_checkpoint: Artifact
+    onnx_bundle: Artifact, onnx_int8_bundle: Artifact, data: EvalSet, tiny_checkpoint: Artifact
 ) -> None:
     """The fp32 programs under a manifest that claims int8."""
 
     def put_fp32_programs(root: Path) -> None:
         shutil.copytree(onnx_bundle.root / "programs", root / "programs", dirs_exist_ok=True)
 
-    liar = altered(int8_bundle, int8_bundle.sibling("liar"), put_fp32_programs)
+    liar = altered(onnx_int8_bundle, onnx_int8_bundle.sibling("liar"), put_fp32_programs)
     coverage = measure_coverage(liar, "onnxruntime")
     assert coverage is not None
     assert coverage.modules_carried_out == 0
-    honest = measure_coverage(int8_bundle, "onnxruntime")
+    honest = measure_coverage(onnx_int8_bundle, "onnxruntime")
     assert honest is not None
     assert (honest.modules_carried_out, honest.missing) == (honest.modules_planned, ())
     assert honest.modules_planned == coverage.modules_planned > 10
@@ -166,14 +172,14 @@ def test_a_bundle_without_plan_has_carried_it_out(onnx_bundle: Artifact) -> None
 
 
 def test_other_golden_outputs_fail_parity_and_stop_a_benchmark(
-    int8_bundle: Artifact, onnx_bundle: Artifact, tiny_checkpoint: Artifact, data: EvalSet, tmp_path: Path
+    onnx_int8_bundle: Artifact, onnx_bundle: Artifact, tiny_checkpoint: Artifact, data: EvalSet, tmp_path: Path
 ) -> None:
     def turn_embeddings(root: Path) -> None:
         with np.load(root / "conformance/golden.npz") as archive:
             golden = {name: -array if name.endswith("embedding") else array for name, array in archive.items()}
         np.savez(root / "conformance/golden.npz", allow_pickle=False, **golden)
 
-    broken = altered(int8_bundle, int8_bundle.sibling("broken"), turn_embeddings)
+    broken = altered(onnx_int8_bundle, onnx_int8_bundle.sibling("broken"), turn_embeddings)
     with open_session(broken) as session:
         report = check_parity(session, broken)
     assert report.error_ratio > 1
@@ -184,12 +190,12 @@ def test_other_golden_outputs_fail_parity_and_stop_a_benchmark(
     assert not list(tmp_path.iterdir())
 
 
-def test_another_preprocessing_or_vocabulary_fails_parity(int8_bundle: Artifact) -> None:
+def test_another_preprocessing_or_vocabulary_fails_parity(onnx_int8_bundle: Artifact) -> None:
     def paint_the_background(root: Path) -> None:
         path = root / "preprocessor_config.json"
         path.write_text(path.read_text("utf-8").replace("255", "0"), "utf-8")
 
-    dark = altered(int8_bundle, int8_bundle.sibling("dark"), paint_the_background)
+    dark = altered(onnx_int8_bundle, onnx_int8_bundle.sibling("dark"), paint_the_background)
     with open_session(dark) as session:
         report = check_parity(session, dark)
     assert report.images_differing
@@ -197,8 +203,8 @@ def test_another_preprocessing_or_vocabulary_fails_parity(int8_bundle: Artifact)
     assert report.to_json()["error_ratio"] is None
 
 
-def test_calibration_data_may_not_come_back_as_evaluation_data(int8_bundle: Artifact, data: EvalSet) -> None:
-    calibration = find_calibration(int8_bundle)
+def test_calibration_data_may_not_come_back_as_evaluation_data(onnx_int8_bundle: Artifact, data: EvalSet) -> None:
+    calibration = find_calibration(onnx_int8_bundle)
     assert calibration is not None
     preprocess = Preprocess(CONFIG.image_size)
     check_calibration(calibration, data, preprocess)
@@ -208,8 +214,8 @@ def test_calibration_data_may_not_come_back_as_evaluation_data(int8_bundle: Arti
         check_calibration(calibration, seen, preprocess)
 
 
-def test_calibrated_text_is_refused_only_where_it_should_be_new(int8_bundle: Artifact, data: EvalSet) -> None:
-    calibration = find_calibration(int8_bundle)
+def test_calibrated_text_is_refused_only_where_it_should_be_new(onnx_int8_bundle: Artifact, data: EvalSet) -> None:
+    calibration = find_calibration(onnx_int8_bundle)
     assert calibration is not None
     preprocess = Preprocess(CONFIG.image_size)
     drawn = draw_calibration(CompressConfig(int8=True, ledger_texts=0, calibration_items=8), preprocess)
@@ -223,10 +229,12 @@ def test_calibrated_text_is_refused_only_where_it_should_be_new(int8_bundle: Art
 
 
 def test_evidence_is_not_overwritten(
-    verify_evidence: Artifact, int8_bundle: Artifact, tiny_checkpoint: Artifact, data: EvalSet
+    verify_evidence: Artifact, onnx_int8_bundle: Artifact, tiny_checkpoint: Artifact, data: EvalSet
 ) -> None:
     with pytest.raises(ArtifactError, match="exists already"):
-        verify_bundle(int8_bundle, tiny_checkpoint, verify_evidence.root, data=data, config=VERIFY, budget=Budget())
+        verify_bundle(
+            onnx_int8_bundle, tiny_checkpoint, verify_evidence.root, data=data, config=VERIFY, budget=Budget()
+        )
 
 
 @pytest.mark.parametrize(

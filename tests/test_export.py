@@ -45,9 +45,25 @@ from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import DynamicLinear, QuantConv2d
 from dmedge.runtime.session import Session, open_session
 from tests.conftest import MakeArtifact
-from tests.tiny_bundles import CONFIG, onnx_bundle, pte_bundle, quick_export, tiny_checkpoint
+from tests.tiny_bundles import (
+    CONFIG,
+    int8_checkpoint,
+    onnx_bundle,
+    onnx_int8_bundle,
+    pte_bundle,
+    pte_int8_bundle,
+    quick_export,
+    tiny_checkpoint,
+)
 
-__all__ = ["onnx_bundle", "pte_bundle", "tiny_checkpoint"]  # fixtures
+__all__ = [
+    "int8_checkpoint",
+    "onnx_bundle",
+    "onnx_int8_bundle",
+    "pte_bundle",
+    "pte_int8_bundle",
+    "tiny_checkpoint",
+]  # fixtures
 
 PROGRAMS = ("encode_image", "encode_text", "fuse")
 KINDS = ["float-onnx", "int8-onnx", pytest.param("float-pte", marks=pytest.mark.slow)]
@@ -57,22 +73,6 @@ FIXTURES |= {"int8-onnx": "onnx_int8_bundle", "int8-pte": "pte_int8_bundle"}
 FLOAT_ERROR = 1e-5  # relative to the largest value
 INT8_ERROR = {"executorch": 0.05, "onnxruntime": 0.15}  # roundings near a tie; one range per call instead of per row
 STATIC_ERROR = 0.03  # of the image tower, whose integers are the same in every runtime
-
-
-@pytest.fixture(scope="module")
-def int8_checkpoint(tiny_checkpoint: Artifact) -> Artifact:
-    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=32)
-    return compress_artifact(tiny_checkpoint, config, tiny_checkpoint.sibling("for-export-tests"))
-
-
-@pytest.fixture(scope="module")
-def onnx_int8_bundle(int8_checkpoint: Artifact) -> Artifact:
-    return export_bundle(int8_checkpoint, quick_export("linux-x86_64"), int8_checkpoint.sibling("onnx"))
-
-
-@pytest.fixture(scope="module")
-def pte_int8_bundle(int8_checkpoint: Artifact) -> Artifact:
-    return export_bundle(int8_checkpoint, ExportConfig(target="android"), int8_checkpoint.sibling("pte"))
 
 
 @pytest.fixture(params=KINDS)

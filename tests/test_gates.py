@@ -25,14 +25,13 @@ from dmedge.export.programs import Lowering
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dmedge.model.costs import count_costs
 from dmedge.runtime.onnx_backend import OnnxBackend
-from tests.proven_bundles import int8_bundle, int8_checkpoint
-from tests.tiny_bundles import CONFIG, onnx_bundle, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
 
-__all__ = ["int8_bundle", "int8_checkpoint", "onnx_bundle", "tiny_checkpoint"]  # fixtures
+__all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "tiny_checkpoint"]  # fixtures
 
 
-def test_the_manifest_tells_a_port_all_it_needs(int8_bundle: Artifact) -> None:
-    summary: Any = int8_bundle.manifest.summary
+def test_the_manifest_tells_a_port_all_it_needs(onnx_int8_bundle: Artifact) -> None:
+    summary: Any = onnx_int8_bundle.manifest.summary
     assert summary["embed_dim"] == CONFIG.embed_dim and summary["context_length"] == CONFIG.context_length
     steps = summary["preprocessing"]
     assert (steps["size"], steps["filter"], steps["antialias"], steps["colour_order"]) == (16, "bilinear", True, "RGB")
@@ -40,14 +39,14 @@ def test_the_manifest_tells_a_port_all_it_needs(int8_bundle: Artifact) -> None:
     pixel = (255 * inside["rescale"] - inside["mean"][0]) / inside["std"][0]
     assert pixel == pytest.approx(1.0)  # as `as_floats` does
     assert summary["minimum_versions"].keys() == {"onnxruntime"}
-    assert summary["size"]["onnxruntime"]["program_bytes"] == program_bytes(int8_bundle)
+    assert summary["size"]["onnxruntime"]["program_bytes"] == program_bytes(onnx_int8_bundle)
 
 
 def test_what_was_lowered_counts_as_much_as_the_model(
-    int8_bundle: Artifact, int8_checkpoint: Artifact, onnx_bundle: Artifact, tiny_checkpoint: Artifact
+    onnx_int8_bundle: Artifact, int8_checkpoint: Artifact, onnx_bundle: Artifact, tiny_checkpoint: Artifact
 ) -> None:
     """Torch counts by running the model, export by reading the programs."""
-    for bundle, checkpoint in ((int8_bundle, int8_checkpoint), (onnx_bundle, tiny_checkpoint)):
+    for bundle, checkpoint in ((onnx_int8_bundle, int8_checkpoint), (onnx_bundle, tiny_checkpoint)):
         costs = count_costs(load_checkpoint(checkpoint).model)
         towers: Any = bundle.manifest.summary["towers"]
         rows = [tower["coverage"]["onnxruntime"] for tower in towers.values()]
@@ -56,8 +55,8 @@ def test_what_was_lowered_counts_as_much_as_the_model(
         assert all(row["macs_delegated"] == row["macs"] for row in rows)
 
 
-def test_towers_name_the_precision_of_their_weights(int8_bundle: Artifact, onnx_bundle: Artifact) -> None:
-    towers: Any = int8_bundle.manifest.summary["towers"]
+def test_towers_name_the_precision_of_their_weights(onnx_int8_bundle: Artifact, onnx_bundle: Artifact) -> None:
+    towers: Any = onnx_int8_bundle.manifest.summary["towers"]
     assert towers["text"]["precision"]["int8_rows"] == CONFIG.vocab_size * CONFIG.text_width
     assert {"int8_static", "int8_dynamic", "float32"} == towers["image"]["precision"].keys()
     floats: Any = onnx_bundle.manifest.summary["towers"]
@@ -85,7 +84,7 @@ def test_too_little_int8_is_no_bundle(
     assert not list(tmp_path.iterdir())
 
 
-def test_shares_are_judged_program_by_program(int8_bundle: Artifact) -> None:
+def test_shares_are_judged_program_by_program(onnx_int8_bundle: Artifact) -> None:
     counts = {"encode_image": Counts(100, 95, 100, 10, 9, 10), "encode_text": Counts(100, 80, 70, 10, 9, 3)}
     gates.check_shares(counts, "executorch", 0.7, 0.8)
     with pytest.raises(ExportError, match="encode_text for executorch: 70.0% .* are delegated; expected 71.0%"):
@@ -98,10 +97,10 @@ def test_shares_are_judged_program_by_program(int8_bundle: Artifact) -> None:
         quick(min_int8=1.5)
 
 
-def test_a_size_off_the_plan_is_an_error(int8_bundle: Artifact, int8_checkpoint: Artifact, tmp_path: Path) -> None:
+def test_a_size_off_the_plan_is_an_error(onnx_int8_bundle: Artifact, int8_checkpoint: Artifact, tmp_path: Path) -> None:
     model = load_checkpoint(int8_checkpoint).model
-    planned, programs = planned_tensors(model), int8_bundle.manifest.programs
-    assert gates.check_size(int8_bundle.root, programs, planned, ENGINES["onnxruntime"])["planned_bytes"] > 0
+    planned, programs = planned_tensors(model), onnx_int8_bundle.manifest.programs
+    assert gates.check_size(onnx_int8_bundle.root, programs, planned, ENGINES["onnxruntime"])["planned_bytes"] > 0
     doubled = {
         name: {key: replace(tensor, stored_bytes=2 * tensor.stored_bytes) for key, tensor in tensors.items()}
         for name, tensors in planned.items()
@@ -141,10 +140,10 @@ def rewritten(parent: Artifact, out: Path, change: Callable[[Checkpoint], Checkp
 def test_weights_that_are_no_numbers_are_named(value: float, tiny_checkpoint: Artifact, tmp_path: Path) -> None:
     def spoil(checkpoint: Checkpoint) -> None:
         with torch.no_grad():
-            checkpoint.model.get_parameter("text.blocks.1.feed_forward.up.weight")[3, 4] = value
+            checkpoint.model.get_parameter("text.blocks.0.feed_forward.up.weight")[3, 4] = value
 
     parent = rewritten(tiny_checkpoint, tmp_path / "spoiled", spoil)
-    with pytest.raises(ExportError, match=r"text.blocks.1.feed_forward.up.weight: 1 of 4096 weights are NaN or inf"):
+    with pytest.raises(ExportError, match=r"text.blocks.0.feed_forward.up.weight: 1 of 4096 weights are NaN or inf"):
         export_bundle(parent, quick(), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["spoiled"]
 

@@ -50,20 +50,14 @@ from dmedge.model.nibbles import (
 )
 from dmedge.model.quantized import Int4Linear, quantized_shape
 from dmedge.runtime.session import Session, open_session
-from tests.tiny_bundles import CONFIG, example_inputs, quick_export, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, INT4, example_inputs, int4_checkpoint, quick_export, tiny_checkpoint
 
-__all__ = ["tiny_checkpoint"]  # fixture
+__all__ = ["int4_checkpoint", "tiny_checkpoint"]  # fixtures
 
-INT4 = CompressConfig(int4=True, ledger_texts=0, calibration_items=32)
 # Of the greatest value. Runtimes round activations near a tie the other way; onnxruntime has a range per 32 inputs.
 ERROR = {"android": 0.05, "linux-x86_64": 0.15}
 BUNDLES = ["linux-x86_64", pytest.param("android", marks=pytest.mark.slow)]
 LEAST_SQNR_DB = 17.0  # of normal weights; 15 steps over about 2 x 2.2 standard deviations: 20 log(4.4 / 15 / sqrt(12))
-
-
-@pytest.fixture(scope="module")
-def int4_checkpoint(tiny_checkpoint: Artifact) -> Artifact:
-    return compress_artifact(tiny_checkpoint, INT4, tiny_checkpoint.sibling("int4"))
 
 
 @pytest.fixture(scope="module", params=BUNDLES)

@@ -6,16 +6,14 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dmedge.artifact import Artifact, load_artifact, new_artifact
+from dmedge.artifact import Artifact, new_artifact
 from dmedge.cli.main import cli
-from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.devices.conversation import ProcessConversation
 from dmedge.devices.folder import PREFIX, FolderWork
 from dmedge.devices.jobs import Job, read_outputs, write_job
@@ -25,35 +23,38 @@ from dmedge.devices.wheels import host_machine
 from dmedge.errors import ArtifactError, DataError, DmedgeError
 from dmedge.evidence.devices import prove_on
 from dmedge.evidence.parity import output_error
-from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.runtime.native_session import NativeSession, open_device_session
 from dmedge.runtime.session import Session, open_session
 from dmedge.runtime.wire import Array
 from tests.conftest import MakeArtifact
-from tests.tiny_bundles import CONFIG, example_inputs, onnx_bundle, pte_bundle, tiny_checkpoint
+from tests.tiny_bundles import (
+    CONFIG,
+    example_inputs,
+    int8_checkpoint,
+    onnx_bundle,
+    onnx_int8_bundle,
+    pte_bundle,
+    pte_int8_bundle,
+    tiny_checkpoint,
+)
 
-__all__ = ["onnx_bundle", "pte_bundle", "tiny_checkpoint"]  # fixtures
+__all__ = [
+    "int8_checkpoint",
+    "onnx_bundle",
+    "onnx_int8_bundle",
+    "pte_bundle",
+    "pte_int8_bundle",
+    "tiny_checkpoint",
+]  # fixtures
 
 pytestmark = pytest.mark.slow
 
-RUNTIMES = {"onnxruntime": "linux-x86_64", "executorch": "android"}
+RUNTIMES = ("onnxruntime", "executorch")
+BUNDLES = {("onnxruntime", "fp32"): "onnx_bundle", ("onnxruntime", "int8"): "onnx_int8_bundle"}
+BUNDLES |= {("executorch", "fp32"): "pte_bundle", ("executorch", "int8"): "pte_int8_bundle"}
 EMULATED = ("qemu:cortex-a53", "qemu:cortex-a76")
 DEVICES = ("local", *EMULATED)
 PROGRAMS = ("encode_image", "encode_text", "fuse")
-
-
-@cache
-def _int8_checkpoint(root: Path) -> Artifact:
-    parent = load_artifact(root)
-    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=8)
-    return compress_artifact(parent, config, parent.sibling("native"))
-
-
-@cache
-def _int8_bundle(root: Path, runtime: str) -> Artifact:
-    checkpoint = _int8_checkpoint(root)
-    config = ExportConfig(target=RUNTIMES[runtime], runtimes=(runtime,))
-    return export_bundle(checkpoint, config, checkpoint.sibling(runtime))
 
 
 @pytest.fixture(params=RUNTIMES)
@@ -63,21 +64,21 @@ def runtime(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def fp32(runtime: str, request: pytest.FixtureRequest) -> Artifact:
-    found = request.getfixturevalue("onnx_bundle" if runtime == "onnxruntime" else "pte_bundle")
-    assert isinstance(found, Artifact)
-    return found
+    return find_bundle(runtime, "fp32", request)
 
 
 @pytest.fixture
-def int8(runtime: str, tiny_checkpoint: Artifact) -> Artifact:
-    return _int8_bundle(tiny_checkpoint.root, runtime)
+def int8(runtime: str, request: pytest.FixtureRequest) -> Artifact:
+    return find_bundle(runtime, "int8", request)
 
 
 @pytest.fixture(params=["fp32", "int8"])
-def bundle(runtime: str, tiny_checkpoint: Artifact, request: pytest.FixtureRequest) -> Artifact:
-    if request.param == "int8":
-        return _int8_bundle(tiny_checkpoint.root, runtime)
-    found = request.getfixturevalue("onnx_bundle" if runtime == "onnxruntime" else "pte_bundle")
+def bundle(runtime: str, request: pytest.FixtureRequest) -> Artifact:
+    return find_bundle(runtime, request.param, request)
+
+
+def find_bundle(runtime: str, precision: str, request: pytest.FixtureRequest) -> Artifact:
+    found = request.getfixturevalue(BUNDLES[runtime, precision])
     assert isinstance(found, Artifact)
     return found
 

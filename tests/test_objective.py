@@ -17,7 +17,7 @@ from dmedge.training.batch import TrainBatch
 from dmedge.training.batches import Batcher
 from dmedge.training.emoji_materials import concept_model
 from dmedge.training.objective import Objective, freeze_idle_
-from dmedge.training.sharpness import GRID, sharpen_
+from dmedge.training.sharpness import GRID, sharpen_, sharpened
 from dmedge.training.style_mixing import mix_styles, style_mixing
 from dmedge.training.validation import LiveEncoder, answer_figures, average_precision, class_figures
 from tests.tiny_training import TOWERS, tiny_batcher, tiny_config, tiny_evalset, tiny_train
@@ -130,6 +130,14 @@ def test_a_sharpness_multiplies_the_logits_of_its_own_side(batcher: Batcher) -> 
     torch.testing.assert_close(model.encode_image(pixels)[0], F.normalize((logits / 2).softmax(-1), dim=-1))
     assert not torch.allclose(model.encode_image(pixels)[0], plain)
     assert torch.equal(model.encode_text(chunk.ids, chunk.mask)[0], text)
+
+
+@pytest.mark.parametrize("factor", GRID)
+def test_a_mixture_is_sharpened_as_the_model_would_have_it(factor: float, batcher: Batcher) -> None:
+    model, pixels = concept_model(batcher).eval(), labelled(batcher).pixels
+    plain = model.encode_image(pixels)[0].detach().numpy()
+    model.config = replace(model.config, image_sharpness=factor)
+    np.testing.assert_allclose(sharpened(plain, factor), model.encode_image(pixels)[0].detach().numpy(), atol=1e-6)
 
 
 def test_without_concepts_there_is_nothing_to_sharpen(batcher: Batcher) -> None:

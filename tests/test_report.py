@@ -21,19 +21,17 @@ from tests.proven_bundles import (
     LANGUAGES,
     bench_evidence,
     data,
-    int8_bundle,
-    int8_checkpoint,
     pictures,
     verify_evidence,
 )
-from tests.tiny_bundles import onnx_bundle, tiny_checkpoint
+from tests.tiny_bundles import int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
 
 __all__ = [
     "bench_evidence",
     "data",
-    "int8_bundle",
     "int8_checkpoint",
     "onnx_bundle",
+    "onnx_int8_bundle",
     "pictures",
     "tiny_checkpoint",
     "verify_evidence",

@@ -14,7 +14,6 @@ from PIL import Image
 
 from dmedge.artifact import Artifact, program_bytes
 from dmedge.cli.main import cli
-from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.devices.browser import BrowserPage
 from dmedge.devices.loopback import LoopbackServer
 from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
@@ -27,36 +26,31 @@ from dmedge.runtime.browser_session import BrowserSession
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
 from tests.conftest import MakeArtifact
-from tests.proven_bundles import int8_checkpoint
-from tests.tiny_bundles import CONFIG, example_inputs, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, example_inputs, int4_checkpoint, int8_checkpoint, tiny_checkpoint
 
-__all__ = ["int8_checkpoint", "tiny_checkpoint"]  # fixtures
+__all__ = ["int4_checkpoint", "int8_checkpoint", "tiny_checkpoint"]  # fixtures
 
 IMAGE_ERROR = {"float": 1e-5, "int8": 0.03, "int4": 0.03}  # relative to the largest value
+CHECKPOINTS = {"float": "tiny_checkpoint", "int8": "int8_checkpoint", "int4": "int4_checkpoint"}
 KINDS = ["float", "int8", pytest.param("int4", marks=pytest.mark.slow)]
 
 
 class Bundles(dict[str, Artifact]):
     """Web bundles of the tiny checkpoint by kind, each made when it is first asked for."""
 
-    def __init__(self, parents: dict[str, Artifact]) -> None:
+    def __init__(self, request: pytest.FixtureRequest) -> None:
         super().__init__()
-        self.parents = parents
+        self._request = request
 
     def __missing__(self, kind: str) -> Artifact:
-        if kind == "int4":
-            config = CompressConfig(int4=True, ledger_texts=0, calibration_items=8)
-            self.parents[kind] = compress_artifact(
-                self.parents["float"], config, self.parents["float"].sibling("int4-for-web")
-            )
-        parent = self.parents[kind]
-        self[kind] = export_bundle(parent, ExportConfig(target="web"), parent.sibling(f"web-{kind}"))
+        parent = self._request.getfixturevalue(CHECKPOINTS[kind])
+        self[kind] = export_bundle(parent, ExportConfig(target="web"), parent.sibling("web"))
         return self[kind]
 
 
 @pytest.fixture(scope="module")
-def bundles(tiny_checkpoint: Artifact, int8_checkpoint: Artifact) -> Bundles:
-    return Bundles({"float": tiny_checkpoint, "int8": int8_checkpoint})
+def bundles(request: pytest.FixtureRequest) -> Bundles:
+    return Bundles(request)
 
 
 @pytest.fixture(scope="module")

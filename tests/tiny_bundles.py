@@ -1,6 +1,5 @@
-"""A tiny, seeded, random checkpoint and its bundles in both runtimes, each made once per test run."""
+"""A tiny, seeded, random checkpoint, in int8 and int4 as well, and bundles of them in both runtimes."""
 
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from dmedge.artifact import Artifact, new_artifact
+from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.data.tokenizer import Tokenizer, train_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.export.bundle import ExportConfig, export_bundle
@@ -18,10 +18,21 @@ from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, save_checkp
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
 from dmedge.runtime.wire import Array
+from tests.made_once import made_once
 
 CONFIG = ModelConfig(
-    vocab_size=320, classes=5, image_size=16, image_width=8, text_width=32, embed_dim=12, context_length=16, concepts=12
+    vocab_size=320,
+    classes=5,
+    image_size=16,
+    image_width=8,
+    text_width=32,
+    text_layers=1,
+    embed_dim=12,
+    context_length=16,
+    concepts=12,
 )
+INT8 = CompressConfig(int8=True, ledger_texts=0, calibration_items=32)
+INT4 = CompressConfig(int4=True, ledger_texts=0, calibration_items=32)
 
 WORDS = ["red apple", "green pear", "grüner Baum", "rotes Haus", "red house", "ラーメン", "soupe de nouilles"]
 
@@ -68,28 +79,44 @@ def quick_export(target: str) -> ExportConfig:
     return ExportConfig(target=target, runtimes=find_target(target).runtimes[:1])
 
 
-@cache
-def _checkpoint(base: Path) -> Artifact:
-    return write_checkpoint(base / "tiny/checkpoint")
-
-
-@cache
-def _bundle(base: Path, target: str) -> Artifact:
-    """Made once per test run, however many test modules import the fixtures below."""
-    checkpoint = _checkpoint(base)
-    return export_bundle(checkpoint, quick_export(target), checkpoint.sibling(target))
-
-
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return _checkpoint(tmp_path_factory.getbasetemp())
+    return made_once(tmp_path_factory, "checkpoint", write_checkpoint)
 
 
 @pytest.fixture(scope="session")
-def onnx_bundle(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return _bundle(tmp_path_factory.getbasetemp(), "linux-x86_64")
+def int8_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Artifact) -> Artifact:
+    return made_once(tmp_path_factory, "int8", lambda out: compress_artifact(tiny_checkpoint, INT8, out))
 
 
 @pytest.fixture(scope="session")
-def pte_bundle(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return _bundle(tmp_path_factory.getbasetemp(), "android")
+def int4_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Artifact) -> Artifact:
+    return made_once(tmp_path_factory, "int4", lambda out: compress_artifact(tiny_checkpoint, INT4, out))
+
+
+@pytest.fixture(scope="session")
+def onnx_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Artifact) -> Artifact:
+    return _bundle(tmp_path_factory, tiny_checkpoint, "linux-x86_64")
+
+
+@pytest.fixture(scope="session")
+def pte_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Artifact) -> Artifact:
+    return _bundle(tmp_path_factory, tiny_checkpoint, "android")
+
+
+@pytest.fixture(scope="session")
+def onnx_int8_bundle(tmp_path_factory: pytest.TempPathFactory, int8_checkpoint: Artifact) -> Artifact:
+    return _bundle(tmp_path_factory, int8_checkpoint, "linux-x86_64")
+
+
+@pytest.fixture(scope="session")
+def pte_int8_bundle(tmp_path_factory: pytest.TempPathFactory, int8_checkpoint: Artifact) -> Artifact:
+    return _bundle(tmp_path_factory, int8_checkpoint, "android")
+
+
+def _bundle(factory: pytest.TempPathFactory, checkpoint: Artifact, target: str) -> Artifact:
+    return made_once(
+        factory,
+        f"{checkpoint.name}-{target}",
+        lambda out: export_bundle(checkpoint, quick_export(target), out),
+    )

@@ -135,5 +135,6 @@ def pad(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 def make_batcher(data: TrainingData, tokenizer: Tokenizer, config: TrainConfig) -> Batcher:
     """Tokenise every training text once; half of them are in several cells."""
-    tokens = {text: tokenizer.encode(text) for text in dict.fromkeys(data.texts)}
+    texts = list(dict.fromkeys(data.texts))
+    tokens = dict(zip(texts, tokenizer.encode_all(texts), strict=True))
     return Batcher(data, tokenizer, config, tuple(tokens[text] for text in data.texts))

@@ -112,6 +112,10 @@ class HfTokenizer:
             mask[i, : len(row)] = row_mask
         return ids, mask
 
+    def singles(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        """Ids and mask of each text alone, int32 [1, L]."""
+        return [self.batch([text]) for text in texts]
+
     def _row(self, text: str) -> tuple[list[int], list[int]]:
         """Ids of one text, and whether the model looks at each."""
         ids = self._engine.encode(_utf8(text)) or [self.rules.pad_id]

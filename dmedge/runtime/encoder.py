@@ -91,7 +91,8 @@ class Encoder:
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed strings as float32 [N, D]; equal strings are run once."""
-        distinct = {text: self.text_inputs(text) for text in texts}
+        different = list(dict.fromkeys(texts))
+        distinct = dict(zip(different, self.tokenizer.singles(different), strict=True))
         by_length = sorted(distinct, key=lambda text: distinct[text][0].shape)
         place = {text: i for i, text in enumerate(by_length)}
         embeddings = self._embed("encode_text", by_length, distinct.__getitem__, "texts")
