@@ -25,14 +25,14 @@ demo: $(STAMP) ## Train, compress, export, verify and bench a small model into r
 	$(BIN)/dmedge demo
 
 test: $(STAMP) system ## Run every test, real runtimes included, on all cores
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not thorough' --numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(STAMP) ## Run formatting, lint, types, layers and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not thorough' $(PYTEST_ARGS)
 
 gpu-check: $(STAMP) ## Prove mixed precision, sharding and memory on a CUDA GPU
 	$(BIN)/python tools/gpu_check.py --out runs/gpu-check.json

@@ -77,16 +77,27 @@ def child_environment(**added: str) -> dict[str, str]:
 
 def cpu_model() -> str:
     """Marketing name of the processor, as far as the system tells."""
-    for line in _cpuinfo():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "Hardware"):
-            return value.strip()
-    return platform.processor() or platform.machine()
+    return model_in(_cpuinfo()) or platform.processor() or platform.machine()
+
+
+def model_in(cpuinfo: str) -> str | None:
+    """Name of the processor that a /proc/cpuinfo tells of, or the number of its part; None if it tells neither."""
+    lines = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())]
+    for key, value in lines:
+        if key in ("model name", "Model", "Hardware"):
+            return value
+    parts = sorted({value for key, value in lines if key == "CPU part"})
+    return f"Arm part {', '.join(parts)}" if parts else None
 
 
 def cpu_features() -> tuple[str, ...]:
     """The instruction sets present among those that decide int8 and bfloat16 speed (Linux only)."""
-    for line in _cpuinfo():
+    return features_in(_cpuinfo())
+
+
+def features_in(cpuinfo: str) -> tuple[str, ...]:
+    """As `cpu_features`, of the processor that a /proc/cpuinfo tells of."""
+    for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             present = set(value.split())
@@ -112,6 +123,6 @@ def host_facts() -> dict[str, object]:
     }
 
 
-def _cpuinfo() -> list[str]:
+def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

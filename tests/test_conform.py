@@ -18,7 +18,6 @@ from dmedge.cli.main import cli
 from dmedge.errors import ArtifactError, DmedgeError
 from dmedge.evidence.pack import CASES, FOLDER, GOLDEN, SCORES, brief_text, golden_key, read_pack
 from dmedge.evidence.parity import check_parity
-from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.export.texts import ODD_TEXTS, golden_texts, scripts_in
 from dmedge.flow.conform import BUNDLED_FILE, conform
 from dmedge.model.checkpoint import load_checkpoint
@@ -26,9 +25,17 @@ from dmedge.model.costs import count_costs
 from dmedge.runtime.bundled import check_bundled
 from dmedge.runtime.session import Session, open_session
 from dmedge.runtime.wire import Array
-from tests.tiny_bundles import CONFIG, int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint, tiny_tokenizer
+from tests.tiny_bundles import (
+    CONFIG,
+    int8_checkpoint,
+    onnx_bundle,
+    onnx_int8_bundle,
+    pte_int8_bundle,
+    tiny_checkpoint,
+    tiny_tokenizer,
+)
 
-__all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "tiny_checkpoint"]  # fixtures
+__all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "pte_int8_bundle", "tiny_checkpoint"]  # fixtures
 
 Change = Callable[[Path], object]
 
@@ -295,10 +302,9 @@ def test_texts_are_shown_so_that_differences_can_be_seen() -> None:
 # ExecuTorch: what takes longer.
 
 
-@pytest.fixture(scope="module")
-def bundled(int8_checkpoint: Artifact) -> Artifact:
-    config = ExportConfig(target="android", bundled=True, min_delegated=0.9, min_int8=0.5)
-    return export_bundle(int8_checkpoint, config, int8_checkpoint.sibling("bundled"))
+@pytest.fixture
+def bundled(pte_int8_bundle: Artifact) -> Artifact:
+    return pte_int8_bundle
 
 
 @pytest.mark.slow

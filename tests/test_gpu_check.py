@@ -18,6 +18,7 @@ def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_every_check_passes_on_the_cpu_and_tells_its_figures(tmp_path: Path) -> None:
     out = tmp_path / "gpu-check.json"
     done = gpu_check("--device", "cpu", "--out", str(out))

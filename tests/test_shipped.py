@@ -34,6 +34,7 @@ def test_it_was_made_with_the_settings_of_its_recipe(shipped: Artifact) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_its_vocabulary_is_what_its_training_text_gives(shipped: Artifact, tmp_path: Path) -> None:
     """Training with the usual size takes this vocabulary over."""
     train_tokenizer(sorted(set(load_training_data(48).texts)), tmp_path / "tokenizer.model", TrainConfig().vocab_size)

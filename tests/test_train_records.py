@@ -373,7 +373,8 @@ def test_what_was_trained_on_records_is_evaluated_exported_and_compressed(kind: 
     found = invoke("eval", run, "--data", folder.path, "--json")
     assert found.exit_code == 0, found.stderr
     assert set(json.loads(found.stdout)["languages"]) == {"de", "en"}
-    bundle = invoke("export", run, "--target", "linux-x86_64", "--out", tmp_path / "bundle")
+    choice = ["--target", "linux-x86_64", "--runtime", "executorch" if kind == "answers" else "onnxruntime"]
+    bundle = invoke("export", run, *choice, "--out", tmp_path / "bundle")
     assert bundle.exit_code == 0, bundle.stderr
     assert (tmp_path / "bundle/answers.json").exists() == (kind == "answers")
     programs = load_artifact(tmp_path / "bundle", kind="bundle").manifest.programs

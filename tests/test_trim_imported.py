@@ -255,6 +255,7 @@ def test_int8_follows(imported: Imported, captions: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_embedded_text_trims_an_imported_model(imported: Imported, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["compress", str(imported("clip").root), "--languages", "en,hi", "--out", str(out)]

@@ -32,7 +32,7 @@ __all__ = ["int4_checkpoint", "int8_checkpoint", "tiny_checkpoint"]  # fixtures
 
 IMAGE_ERROR = {"float": 1e-5, "int8": 0.03, "int4": 0.03}  # relative to the largest value
 CHECKPOINTS = {"float": "tiny_checkpoint", "int8": "int8_checkpoint", "int4": "int4_checkpoint"}
-KINDS = ["float", "int8", pytest.param("int4", marks=pytest.mark.slow)]
+KINDS = ["float", "int8", pytest.param("int4", marks=[pytest.mark.slow, pytest.mark.thorough])]
 
 
 class Bundles(dict[str, Artifact]):

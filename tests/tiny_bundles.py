@@ -1,5 +1,6 @@
 """A tiny, seeded, random checkpoint, in int8 and int4 as well, and bundles of them in both runtimes."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -111,7 +112,9 @@ def onnx_int8_bundle(tmp_path_factory: pytest.TempPathFactory, int8_checkpoint: 
 
 @pytest.fixture(scope="session")
 def pte_int8_bundle(tmp_path_factory: pytest.TempPathFactory, int8_checkpoint: Artifact) -> Artifact:
-    return _bundle(tmp_path_factory, int8_checkpoint, "android")
+    """With a program that verifies itself, and gates that it passes."""
+    config = replace(quick_export("android"), bundled=True, min_delegated=0.9, min_int8=0.5)
+    return made_once(tmp_path_factory, "int8-android", lambda out: export_bundle(int8_checkpoint, config, out))
 
 
 def _bundle(factory: pytest.TempPathFactory, checkpoint: Artifact, target: str) -> Artifact:

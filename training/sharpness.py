@@ -75,5 +75,6 @@ def sharpen_(encoder: LiveEncoder, data: EvalSet) -> dict[str, float]:
 
 def sharpened(rows: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     """Unit-norm mixtures [N, D] of sharpness 1 as they would be of sharpness `factor`: a power of each share."""
-    raised = rows**factor
-    return raised / np.linalg.norm(raised, axis=1, keepdims=True)
+    raised: NDArray[np.float32] = rows**factor
+    raised /= np.linalg.norm(raised, axis=1, keepdims=True)
+    return raised

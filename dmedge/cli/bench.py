@@ -23,7 +23,10 @@ from dmedge.cli.verify import (
 @click.command()
 @click.argument("bundle", type=ArtifactParam("bundle"), required=False)
 @baseline_option
-@click.option("--device", default="local", show_default=True, help="Where to run.")
+@click.option("--device", default="local", show_default=True, help="Where to run, as dmedge devices lists it.")
+@click.option(
+    "--runner", type=click.Path(dir_okay=False), help="Native runner of one's own, for a --device adb:SERIAL."
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
 @runtime_option
 @click.option("--rounds", type=click.IntRange(2), default=50, show_default=True, help="Turns A B B A per program.")

@@ -17,6 +17,7 @@ from dmedge.errors import DmedgeError
 ADVICE = {
     -signal.SIGKILL: "the system ends processes so when memory runs out: close other programs or use fewer workers",
     -signal.SIGILL: "the runtime uses instructions that this processor lacks: use another machine",
+    255: "the connection broke: see that the device is awake and reached, and run it again",  # as ssh ends
 }
 DAMAGED = "the program may be damaged: run dmedge export again"
 _TAIL_BYTES = 2000

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from dmedge.devices.folder import FolderWork
-from dmedge.devices.native_runner import compiler_needs
+from dmedge.devices.native_runner import NativeRunner, build_runner, compiler_needs
 from dmedge.devices.needs import Need, check_needs
 from dmedge.devices.wheels import Machine, host_machine
+from dmedge.manifest import Runtime
 
 EMULATOR = Need("qemu-aarch64-static", "qemu-user-static")
 SYSROOT = Path("/usr/aarch64-linux-gnu")  # where Debian's cross compiler keeps the C libraries of Arm
@@ -56,6 +57,10 @@ class EmulatedDevice:
     def needs(self) -> tuple[Need, ...]:
         """See `Device.needs`."""
         return (EMULATOR, *compiler_needs(self.machine))
+
+    def runner(self, runtime: Runtime) -> NativeRunner:
+        """See `Device.runner`."""
+        return build_runner(runtime, self.machine)
 
     def open(self) -> FolderWork:
         """See `Device.open`."""

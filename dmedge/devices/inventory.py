@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from dmedge.devices.adb import CLIENT as ADB
 from dmedge.devices.browser import COMMANDS as BROWSERS
-from dmedge.devices.names import DEVICES, EMULATED, WEB, find_device
+from dmedge.devices.names import DEVICES, EMULATED, REACHED, WEB, find_device
 from dmedge.devices.needs import Need, install_command, missing
+from dmedge.devices.ssh import CLIENT as SSH
 from dmedge.devices.wheels import host_problem, is_fetched
 from dmedge.environment import package_version
 from dmedge.manifest import Runtime
@@ -34,7 +36,16 @@ class Listed:
 
 def list_devices() -> list[Listed]:
     """Every device, in the order of the command line's help; nothing is started."""
-    return [_native(name, what) for name, what in {**DEVICES, **EMULATED}.items()] + [_web()]
+    here = [_native(name, what) for name, what in {**DEVICES, **EMULATED}.items()]
+    reached = [_reached(form, what, client) for (form, what), client in zip(REACHED.items(), (SSH, ADB), strict=True)]
+    return [*here, *reached, _web()]
+
+
+def _reached(form: str, description: str, client: Need) -> Listed:
+    """A kind of device that is reached over a wire; whether one answers is not asked."""
+    needs = missing((client,))
+    install = (install_command(needs),) if needs else ()
+    return Listed(form, description, BOTH, tuple(need.command for need in needs), install)
 
 
 def _native(name: str, description: str) -> Listed:

@@ -1,14 +1,23 @@
 """The devices by their names on the command line."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from dmedge.config import near_match
+from dmedge.devices.adb import FORM as ADB_FORM
+from dmedge.devices.adb import AdbDevice
 from dmedge.devices.emulated import CPUS, EmulatedDevice
 from dmedge.devices.local import LocalDevice
 from dmedge.devices.protocol import Device
+from dmedge.devices.ssh import FORM as SSH_FORM
+from dmedge.devices.ssh import SshDevice
 from dmedge.errors import ConfigError, DmedgeError
 
 DEVICES = {"local": "this machine"}  # that programs can be timed on
+REACHED = {
+    SSH_FORM: "a board with Linux, reached by OpenSSH; keys and names are those of its configuration",
+    ADB_FORM: "an Android device, as adb devices lists it",
+}
 EMULATED = {f"qemu:{cpu}": f"emulated arm64, {facts.description}; parity, no times" for cpu, facts in CPUS.items()}
 
 WEB = "web"  # headless Chromium, which runs bundles of the target web alone
@@ -17,6 +26,7 @@ _MAKERS: Mapping[str, Callable[[], Device]] = {
     "local": LocalDevice,
     **{f"qemu:{cpu}": lambda cpu=cpu: EmulatedDevice(cpu) for cpu in CPUS},  # type: ignore[misc]
 }
+_PARSERS: Mapping[str, Callable[[str], Device]] = {"ssh": SshDevice.parse, "adb": AdbDevice.parse}
 
 
 def check_replay(name: str) -> str:
@@ -30,16 +40,29 @@ def check_replay(name: str) -> str:
     return name
 
 
-def find_device(name: str) -> Device:
+def find_device(name: str, runner: Path | None = None) -> Device:
     """The device called `name`; it is not reached yet.
 
+    Args:
+        name: such as "local", "ssh:pi@board" or "adb:SERIAL".
+        runner: a native runner of one's own, which Android devices take.
+
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it takes no runner.
     """
-    if name not in _MAKERS:
-        found = ", ".join(f"{device} ({what})" for device, what in {**DEVICES, **EMULATED}.items())
+    kind, _, address = name.partition(":")
+    if kind in _PARSERS and address:
+        device = _PARSERS[kind](address)
+    elif name in _MAKERS:
+        device = _MAKERS[name]()
+    else:
+        found = ", ".join(f"{device} ({what})" for device, what in {**DEVICES, **REACHED, **EMULATED}.items())
         raise ConfigError(f"no device {name!r}{near_match(name, list(_MAKERS))}; known are {found}")
-    return _MAKERS[name]()
+    if runner is None:
+        return device
+    if not isinstance(device, AdbDevice):
+        raise ConfigError(f"{name}: takes no runner of its own; expected {ADB_FORM}; leave it out")
+    return device.with_runner(runner)
 
 
 def check_device(name: str) -> str:
@@ -48,11 +71,10 @@ def check_device(name: str) -> str:
     Raises:
         ConfigError: they cannot.
     """
-    if name in EMULATED:
+    if name == WEB:
+        raise ConfigError("bench does not time browsers yet; expected local, ssh: or adb:")
+    if not find_device(name).can_time:
         raise ConfigError(str(no_times(name)))
-    if name not in DEVICES:
-        found = ", ".join(f"{device} ({what})" for device, what in DEVICES.items())
-        raise ConfigError(f"no device {name!r}{near_match(name, list(DEVICES))}; this version times on {found} only")
     return name
 
 

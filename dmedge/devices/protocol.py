@@ -5,8 +5,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from dmedge.devices.native_runner import NativeRunner
 from dmedge.devices.needs import Need
 from dmedge.devices.wheels import Machine
+from dmedge.manifest import Runtime
 
 
 class Conversation(Protocol):
@@ -77,6 +79,13 @@ class Device(Protocol):
     @property
     def needs(self) -> tuple[Need, ...]:
         """Programs of this machine that reach it."""
+
+    def runner(self, runtime: Runtime) -> NativeRunner:
+        """The runner of a runtime that runs there.
+
+        Raises:
+            DmedgeError: there is none, or it cannot be built.
+        """
 
     def open(self) -> WorkDirectory:
         """Make a new work directory.

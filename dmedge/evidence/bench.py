@@ -10,17 +10,19 @@ import numpy as np
 
 from dmedge.artifact import Artifact, download_bytes, new_artifact, program_bytes
 from dmedge.data.evalset import EvalSet
-from dmedge.devices.names import check_device
+from dmedge.devices.names import check_device, find_device
 from dmedge.errors import ArtifactError
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.latency import Nanoseconds, Paired, case_json, paired_ratio, percentiles_ms
 from dmedge.evidence.timings import Timings, take_timings
 from dmedge.evidence.verdict import Budget, BudgetLine, judge, overall
+from dmedge.files import digest_file
 
 STAGE = "bench"
 REPORT, SAMPLES = "bench.json", "samples.npz"
 LABEL = "host figure, not a phone"
+LOCAL = "local"
 FRONT = {"encode_image": "decode_resize", "encode_text": "tokenise", "encode_text_longest": "tokenise"}
 
 
@@ -48,23 +50,37 @@ def bench_bundle(
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
     check_device(config.device)
+    device = None if config.device == LOCAL else find_device(config.device, runner_path(config))
+    label = LABEL if device is None else f"measured on {device.name}"
     sides = {"artifact": bundle, "fp32": fp32_bundle}
     _check_sides(sides)
     with new_artifact(out) as draft:
-        timings = take_timings(sides, data, config)
-        report = _report(sides, baseline, timings, budget) | {"device": config.device, "accuracy": accuracy}
+        timings = take_timings(sides, data, config, device)
+        report = _report(sides, baseline, timings, budget)
+        report |= {"label": label, "device": config.device, "accuracy": accuracy}
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         (draft.path / REPORT).write_text(text, encoding="utf-8")
         np.savez_compressed(draft.path / SAMPLES, **_raw(timings))
         return draft.finish(
             kind="evidence",
             stage=STAGE,
-            config=asdict(config) | {"data": data.name, "budget": asdict(budget)},
+            config=asdict(config) | {"data": data.name, "budget": asdict(budget), "runner": _runner_digest(config)},
             parents={"artifact": bundle.digest, "baseline": baseline.digest, "fp32_bundle": fp32_bundle.digest},
-            summary={"label": LABEL, "verdict": report["verdict"]}
+            summary={"label": label, "verdict": report["verdict"]}
             | {f"{name}_ratio": round(row["ratio"]["value"], 4) for name, row in report["programs"].items()},
             target=bundle.manifest.target,
         )
+
+
+def runner_path(config: BenchConfig) -> Path | None:
+    """The native runner that the settings name."""
+    return Path(config.runner) if config.runner else None
+
+
+def _runner_digest(config: BenchConfig) -> str | None:
+    """What evidence says of a runner of one's own: its sha256, since a path tells a stranger nothing."""
+    path = runner_path(config)
+    return digest_file(path).sha256 if path else None
 
 
 def _check_sides(sides: Mapping[str, Artifact]) -> None:
@@ -83,7 +99,6 @@ def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings,
     runtime = timings.runtime["runtime"]
     coverage = measure_coverage(sides["artifact"], runtime)
     return {
-        "label": LABEL,
         "verdict": overall(lines) if lines else None,
         "budgets": [line.to_json() for line in lines],
         "artifact_sha256": sides["artifact"].digest,
@@ -114,8 +129,8 @@ def judge_latency(cases: Sequence[Paired], budget: Budget) -> list[BudgetLine]:
 
 
 def _end_to_end(case: Paired, front: Mapping[str, Nanoseconds]) -> dict[str, Any]:
-    """Front end plus program, sample by sample; nothing for the fusion, which has no front end."""
-    if case.case.name not in FRONT:
+    """Front end plus program, sample by sample; nothing where there is no front end, or none was timed."""
+    if FRONT.get(case.case.name) not in front:
         return {}
     before = front[FRONT[case.case.name]]
     sides = {"artifact": case.artifact_ns.ravel(), "fp32": case.baseline_ns.ravel()}

@@ -51,6 +51,7 @@ class BenchConfig:
     data: str = "emoji"
     style: str = TEST_STYLE
     runtime: str | None = None  # whose programs to time; none named means the first of the bundle
+    runner: str | None = None  # native runner of one's own, for an Android device
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.repeats < 1 or self.rounds < 2:

@@ -1,7 +1,8 @@
 """All measurements of one benchmark: parity first, then starts and memory, then turns.
 
 Two processes stay loaded and take turns on the same pictures and texts. What an app does around
-the programs (decoding, resizing, tokenising) is timed apart, in this process.
+the programs (decoding, resizing, tokenising) is timed apart, in this process, and not at all
+for another machine.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from dmedge.artifact import Artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.local import local_facts
+from dmedge.devices.protocol import Device
 from dmedge.errors import VerifyError
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.latency import Nanoseconds, Paired, measure
@@ -42,29 +44,36 @@ class Timings:
     host: Mapping[str, Any]
 
 
-def take_timings(sides: Mapping[str, Artifact], data: EvalSet, config: BenchConfig) -> Timings:
+def take_timings(
+    sides: Mapping[str, Artifact], data: EvalSet, config: BenchConfig, device: Device | None = None
+) -> Timings:
     """Measure the two bundles in `sides`, "artifact" and "fp32".
 
+    Args:
+        device: where they run, by native runners [default: here, by the Python package of their runtime].
+
     Raises:
+        DmedgeError: the device is not reached, or went away.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
-    before = local_facts()
+    facts_of = local_facts if device is None else device.facts
+    before = facts_of()
     runtime = runtime_of(sides["artifact"], config.runtime)
 
     def open_side(side: str) -> Encoder:
-        return Encoder(sides[side], threads=config.threads, runtime=runtime)
+        return Encoder(sides[side], threads=config.threads, runtime=runtime, device=device)
 
     parity = {side: _checked_parity(artifact, open_side(side)) for side, artifact in sides.items()}
     with open_side("artifact") as encoder:
         workload = draw_workload(data, encoder)
-        front = time_front_end(workload, encoder)
+        front = time_front_end(workload, encoder) if device is None else {}
     starts = _time_starts(open_side, list(sides), workload, config.repeats)
     with ExitStack() as stack:
         mine, theirs = (stack.enter_context(open_side(side)) for side in ("artifact", "fp32"))
         cases = _take_turns(mine, theirs, workload, config.rounds)
         facts = mine.facts()[0]
     version = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
-    return Timings(parity, starts, cases, front, version, {"before": before, "after": local_facts()})
+    return Timings(parity, starts, cases, front, version, {"before": before, "after": facts_of()})
 
 
 def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int) -> list[Paired]:

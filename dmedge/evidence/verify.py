@@ -86,8 +86,9 @@ def _measure(
     measured_baseline: Measurement | None,
 ) -> Measured:
     calibration = find_calibration(bundle)
-    options = {"threads": config.threads, "workers": config.workers}
-    with Encoder(bundle, **options, runtime=config.runtime, show_progress=False) as encoder:
+    with Encoder(
+        bundle, threads=config.threads, workers=config.workers, runtime=config.runtime, show_progress=False
+    ) as encoder:
         if calibration is not None:
             check_calibration(calibration, data, encoder.preprocess)
         parity = check_parity(encoder.session, bundle)

@@ -145,6 +145,7 @@ def _settings(stage: Stage, recipe: Recipe) -> dict[str, object]:
     settings = asdict(stage.config)
     if stage.kind in ("verify", "bench"):
         settings["budget"] = asdict(recipe.budget)
+        settings.pop("runner", None)  # evidence records its digest
         settings.pop("data")  # evidence records the set that was found under this name, and its digest
     plain: dict[str, Any] = json.loads(canonical_json(settings))
     return dict(_flat(plain))

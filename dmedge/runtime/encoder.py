@@ -15,7 +15,9 @@ from PIL import Image
 from dmedge.artifact import Artifact
 from dmedge.data.hf_tokenizer import open_tokenizer
 from dmedge.data.transforms import Preprocess
+from dmedge.devices.protocol import Device
 from dmedge.errors import ArtifactError, DataError, DmedgeError
+from dmedge.runtime.native_session import open_device_session
 from dmedge.runtime.patience import patient_progress
 from dmedge.runtime.session import Session, SessionFacts, find_program, open_session, runtime_of
 from dmedge.runtime.wire import Array
@@ -42,6 +44,7 @@ class Encoder:
         workers: int = 1,
         *,
         runtime: str | None = None,
+        device: Device | None = None,
         show_progress: bool = True,
     ) -> None:
         """Load the programs of `artifact`.
@@ -51,6 +54,7 @@ class Encoder:
             threads: threads that one run may use.
             workers: processes that share the work of a bundle.
             runtime: one of those that a bundle has programs for [default: that of its first program].
+            device: where a bundle runs, by native runners [default: here, by the Python package of its runtime].
             show_progress: whether long work shows progress on standard error.
 
         Raises:
@@ -66,8 +70,13 @@ class Encoder:
         self.preprocess = Preprocess.from_json(json.loads(artifact.file("preprocessor_config.json").read_text("utf-8")))
         self.labels: tuple[str, ...] = tuple(json.loads(artifact.file("labels.json").read_text("utf-8")))
         with ExitStack() as stack:
-            self._sessions = [
-                stack.enter_context(open_session(artifact, runtime=found, threads=threads)) for _ in range(copies)
+            self._sessions: list[Session] = [
+                stack.enter_context(
+                    open_session(artifact, runtime=found, threads=threads)
+                    if device is None
+                    else open_device_session(artifact, device, runtime=found, threads=threads)
+                )
+                for _ in range(copies)
             ]
             self._stack = stack.pop_all()
 

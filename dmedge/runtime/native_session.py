@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Artifact, Program
 from dmedge.devices.jobs import INPUTS, JOB, OUTPUTS, Answer, Job, read_answer, read_outputs, write_job
 from dmedge.devices.names import find_device, no_times
-from dmedge.devices.native_runner import COMMAND, build_runner
+from dmedge.devices.native_runner import COMMAND
 from dmedge.devices.protocol import Conversation, Device, WorkDirectory
 from dmedge.errors import DmedgeError
 from dmedge.manifest import Runtime
@@ -59,7 +59,7 @@ class NativeSession:
         self.programs = tuple(program for program in artifact.manifest.programs if program.runtime == runtime)
         self.device = device
         self._name, self._threads, self._timeout_s = f"{artifact.root} on {device.name}", threads, timeout_s
-        runner = build_runner(runtime, device.machine)
+        runner = device.runner(runtime)
         self._work = device.open()
         self._jobs = 0
         self._load_ms = 0.0

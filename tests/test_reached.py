@@ -1,0 +1,245 @@
+"""Devices over a wire compute what this machine computes, are timed, and leave nothing behind: real sshd, real adb."""
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dmedge.artifact import Artifact
+from dmedge.devices.adb import AdbDevice, battery_facts
+from dmedge.devices.folder import PREFIX
+from dmedge.devices.names import find_device
+from dmedge.devices.protocol import Device
+from dmedge.devices.ssh import CONFIG, SshDevice, machine_of, remote_facts
+from dmedge.errors import ConfigError, DmedgeError
+from dmedge.evidence.config import BenchConfig
+from dmedge.evidence.devices import prove_on
+from dmedge.evidence.verdict import Budget
+from dmedge.flow.prove import bench
+from dmedge.runtime.native_session import open_device_session
+from dmedge.runtime.session import open_session
+from tests import adb_device
+from tests.tiny_bundles import example_inputs, int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
+
+__all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "tiny_checkpoint"]  # fixtures
+
+KINDS = [pytest.param("ssh", marks=pytest.mark.slow), pytest.param("adb", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Board"]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("b")))
+        board = Board(tmp_path_factory.mktemp("sshd"))
+        patch.setenv(CONFIG, str(board.config))
+        yield board
+        board.stop()
+
+
+class Board:
+    """OpenSSH's own server on this machine, with keys of its own, for the user who runs the tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        for name in ("host", "user"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        shutil.copy(folder / "user.pub", folder / "authorized")
+        host_key = (folder / "host.pub").read_text().split()[:2]
+        (folder / "known").write_text(f"[127.0.0.1]:{self.port} {' '.join(host_key)}\n")
+        self.config = folder / "config"
+        self.config.write_text(
+            f"Host *\n IdentityFile {folder / 'user'}\n IdentitiesOnly yes\n UserKnownHostsFile {folder / 'known'}\n"
+        )
+        server = {
+            "Port": self.port,
+            "ListenAddress": "127.0.0.1",
+            "HostKey": folder / "host",
+            "AuthorizedKeysFile": folder / "authorized",
+            "PidFile": "none",
+            "UsePAM": "no",
+            "StrictModes": "no",
+            "PasswordAuthentication": "no",
+        }
+        (folder / "sshd").write_text("".join(f"{key} {value}\n" for key, value in server.items()))
+        Path("/run/sshd").mkdir(exist_ok=True) if os.getuid() == 0 else None  # where Debian's sshd locks itself in
+        self.server = subprocess.Popen([shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd"])
+        self.name = f"ssh:{getpass.getuser()}@127.0.0.1:{self.port}"
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    break
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        device = SshDevice.parse(self.name.removeprefix("ssh:"))
+        subprocess.run([*device.shell("true")[:-3], "-O", "exit", device.host], capture_output=True, check=False)
+        self.server.terminate()
+        self.server.wait()
+
+
+@pytest.fixture(scope="module")
+def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A server of adb for these tests alone."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("adb-home")))
+        yield
+        subprocess.run(["adb", "kill-server"], capture_output=True, check=False)
+
+
+@pytest.fixture
+def phone(adb_server: None, tmp_path: Path) -> Iterator[adb_device.AdbDevice]:
+    (tmp_path / "phone").mkdir()
+    with adb_device.AdbDevice(tmp_path / "phone") as phone:
+        told = subprocess.run(["adb", "connect", phone.address], capture_output=True, text=True, check=True).stdout
+        assert "connected to" in told, told
+        yield phone
+    subprocess.run(["adb", "disconnect", phone.address], capture_output=True, check=False)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """Name of a device, and the folder in which it keeps its work."""
+    if request.param == "ssh":
+        board = request.getfixturevalue("board")
+        return board.name, Path(os.environ["TMPDIR"])
+    phone, home = request.getfixturevalue("phone"), request.getfixturevalue("tmp_path")
+    return f"adb:{phone.address}", home / "phone"
+
+
+def left_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.startswith(PREFIX)]
+
+
+@pytest.mark.parametrize("place", KINDS, indirect=True)
+def test_outputs_are_those_of_this_machine(place: tuple[str, Path], onnx_int8_bundle: Artifact) -> None:
+    name, folder = place
+    inputs = example_inputs("encode_text")
+    with open_session(onnx_int8_bundle) as here, open_device_session(onnx_int8_bundle, name) as there:
+        for mine, theirs in zip(here.run("encode_text", inputs), there.run("encode_text", inputs), strict=True):
+            assert mine.tobytes() == theirs.tobytes()
+        assert there.time("encode_text", inputs, 5).shape == (5,)
+        assert (there.facts()["peak_rss_bytes"] or 0) > 1e6
+        if name.startswith("adb"):
+            assert left_in(folder)
+    assert not left_in(folder)
+    assert prove_on(onnx_int8_bundle, name).error_ratio <= 1
+
+
+@pytest.mark.parametrize("place", KINDS, indirect=True)
+def test_a_benchmark_on_it_says_where_it_was_taken(
+    place: tuple[str, Path], onnx_int8_bundle: Artifact, tmp_path: Path
+) -> None:
+    name, _ = place
+    config = BenchConfig(device=name, rounds=2, repeats=1)
+    bench(onnx_int8_bundle, config, tmp_path / "bench")
+    report = json.loads((tmp_path / "bench/bench.json").read_text("utf-8"))
+    assert report["device"] == name and report["label"] == f"measured on {name}"
+    assert report["host"]["before"]["platform"] == "Linux x86_64"
+    assert report["front_end"] == {}
+    assert report["programs"]["encode_text"]["artifact"]["p50_ms"] > 0
+
+
+@pytest.mark.slow
+def test_a_device_that_vanishes_is_named(phone: adb_device.AdbDevice, onnx_bundle: Artifact) -> None:
+    with open_device_session(onnx_bundle, f"adb:{phone.address}") as session:
+        session.run("encode_text", example_inputs("encode_text"))
+        phone.vanish()
+        with pytest.raises(DmedgeError, match=f"adb:{phone.address}"):
+            session.run("encode_text", example_inputs("encode_text"))
+
+
+@pytest.mark.slow
+def test_a_board_that_is_not_reached_is_an_error(board: Board) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(DmedgeError, match=f"ssh:127.0.0.1:{port}: ssh ended with exit status 255 and said: .*refused"):
+        find_device(f"ssh:127.0.0.1:{port}").open()
+
+
+@pytest.mark.slow
+def test_a_missing_phone_is_an_error(adb_server: None) -> None:
+    with pytest.raises(DmedgeError, match="adb:none: adb ended with exit status 1 and said: .*'none' not found"):
+        find_device("adb:none").open()
+
+
+@pytest.mark.slow
+def test_an_own_runner_is_taken_as_it_is(phone: adb_device.AdbDevice, onnx_bundle: Artifact, tmp_path: Path) -> None:
+    """A script stands for it: what is pushed is that file alone, and it is started without a loader."""
+    runner = tmp_path / "runner"
+    runner.write_text('#!/bin/sh\nls lib 2>&1 >/dev/null | head -1 >&2; echo \'{"error": "a script"}\'; cat\n')
+    runner.chmod(0o700)
+    device = find_device(f"adb:{phone.address}", runner)
+    with pytest.raises(DmedgeError, match="a script"):
+        open_device_session(onnx_bundle, device)
+
+
+@pytest.mark.parametrize(
+    "name, found",
+    [
+        ("ssh:pi@board", SshDevice("pi@board")),
+        ("ssh:board:2222", SshDevice("board", 2222)),
+        ("ssh:pi@[fe80::1%eth0]:22", SshDevice("pi@fe80::1%eth0", 22)),
+        ("adb:emulator-5554", AdbDevice("emulator-5554")),
+        ("adb:192.168.1.7:5555", AdbDevice("192.168.1.7:5555")),
+    ],
+)
+def test_names_are_read(name: str, found: Device) -> None:
+    assert find_device(name) == found
+
+
+@pytest.mark.parametrize("name", ["ssh:-oProxyCommand=x", "ssh:pi@-x", "ssh:a b", "ssh:", "adb:", "adb:-a", "adb:a b"])
+def test_odd_names_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="no device"):
+        find_device(name)
+
+
+def test_only_android_takes_a_runner(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes no runner"):
+        find_device("local", tmp_path)
+    with pytest.raises(ConfigError, match="no such file"):
+        find_device("adb:x", tmp_path / "none")
+
+
+@pytest.mark.parametrize("told", ["Linux armv7l", "Darwin arm64", ""])
+def test_other_processors_are_refused(told: str) -> None:
+    with pytest.raises(DmedgeError, match="expected Linux on x86_64 or aarch64"):
+        machine_of("ssh:board", told)
+
+
+def test_facts_of_a_board_are_read_from_its_files() -> None:
+    facts = remote_facts(
+        {
+            "/proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU part\t: 0xd0b\nprocessor\t: 1\n",
+            "/proc/meminfo": "MemTotal:        8000 kB",
+            "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1800000",
+            "/sys/devices/system/cpu/cpu4/cpufreq/scaling_cur_freq": "2400000",
+            "/sys/class/thermal/thermal_zone0/temp": "48500",
+            "uname": "Linux aarch64",
+        }
+    )
+    assert facts["cpu"] == "Arm part 0xd0b" and facts["cores"] == 2
+    assert (facts["frequency_mhz"], facts["temperature_c"], facts["memory_bytes"]) == (2400.0, 48.5, 8_192_000)
+    assert facts["governor"] is None and facts["platform"] == "Linux aarch64"
+
+
+def test_a_battery_tells_its_state() -> None:
+    told = "  AC powered: false\n  USB powered: true\n  level: 81\n  temperature: 305\n"
+    assert battery_facts(told) == {"level_percent": 81, "temperature_c": 30.5, "is_charging": True}
+    assert battery_facts("") is None
+
+
+def test_a_benchmark_needs_a_device_with_time(onnx_bundle: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not time browsers yet"):
+        bench(onnx_bundle, BenchConfig(device="web"), tmp_path / "out", budget=Budget())
