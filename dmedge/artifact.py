@@ -50,7 +50,7 @@ __all__ = [
 SHIPPED = Path(__file__).parent / "checkpoints"  # artifacts that come with the package, called by name
 RUNS = Path("runs")  # where commands put artifacts and look for them
 
-MAKERS = {"checkpoint": "dmedge train", "bundle": "dmedge export", "evidence": "dmedge verify"}
+MAKERS = {"checkpoint": "dmedge train", "bundle": "dmedge export", "evidence": "dmedge verify", "index": "dmedge index"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +274,7 @@ def download_bytes(artifact: Artifact) -> int:
 
 
 def _a(kind: Kind | None) -> str:
-    return {None: "an artifact", "evidence": "evidence"}.get(kind, f"a {kind}")
+    return {None: "an artifact", "evidence": "evidence", "index": "an index"}.get(kind, f"a {kind}")
 
 
 def _maker(kind: Kind | None) -> str:

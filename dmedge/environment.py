@@ -30,6 +30,7 @@ PACKAGES = {
     "onnxscript": "onnx",
     "coremltools": "coreml",
     "tokenizers": "imported",
+    "usearch": "index",
 }
 
 # The instruction sets that decide how fast int8 and bfloat16 run.

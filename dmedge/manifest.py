@@ -10,7 +10,7 @@ from typing import Any, Literal
 from dmedge.config import load_config
 from dmedge.errors import ArtifactError, ConfigError
 
-Kind = Literal["checkpoint", "bundle", "evidence"]
+Kind = Literal["checkpoint", "bundle", "evidence", "index"]
 Runtime = Literal["torch", "onnxruntime", "executorch", "coreml"]
 
 MANIFEST_NAME = "manifest.json"

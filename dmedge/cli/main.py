@@ -29,6 +29,7 @@ COMMANDS = {
     "report": ("dmedge.cli.report:report", "Write all evidence into one HTML page."),
     "eval": ("dmedge.cli.eval:evaluate", "Measure retrieval in every language."),
     "search": ("dmedge.cli.search:search", "Find images by a word in any language."),
+    "index": ("dmedge.cli.index:index", "Embed pictures so that they can be searched, small enough to travel."),
     "data": ("dmedge.cli.data:data", "Look at the embedded data."),
     "info": ("dmedge.cli.info:info", "Show what an artifact is, and where it came from."),
     "run": ("dmedge.cli.run:run", "Run all stages of a recipe."),
@@ -54,6 +55,7 @@ EXTRAS = {
     "onnxscript": "onnx",
     "coremltools": "coreml",
     "pyarrow": "report",
+    "usearch": "index",
 }
 
 

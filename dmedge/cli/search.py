@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dmedge.artifact import Artifact, load_artifact
-from dmedge.cli.common import default_artifact, json_option, print_json
+from dmedge.cli.common import ArtifactParam, default_artifact, json_option, print_json
 from dmedge.data.emoji import TEST_STYLE
 
 if TYPE_CHECKING:
@@ -18,9 +18,11 @@ _WORDS_SHOWN = 60  # letters of a query in the heading
 
 
 @click.command()
-@click.argument("words", metavar="[BUNDLE] QUERY", nargs=-1)
+@click.argument("words", metavar="[BUNDLE_OR_INDEX] QUERY", nargs=-1)
 @click.option("--style", default=TEST_STYLE, show_default=True, help="Art style of the emoji to search in.")
 @click.option("--images", type=click.Path(path_type=Path), help="Search the pictures of this folder instead.")
+@click.option("--image", type=click.Path(path_type=Path, dir_okay=False), help="Find what looks like this picture.")
+@click.option("--encoder", type=ArtifactParam("bundle"), help="The bundle of an index [default: found by its digest].")
 @click.option("--top", type=click.IntRange(1, 100), default=5, show_default=True, help="Matches to show.")
 @click.option(
     "--out",
@@ -30,19 +32,35 @@ _WORDS_SHOWN = 60  # letters of a query in the heading
     help="PNG strip of the query and its matches; an older one is replaced.",
 )
 @json_option
-def search(words: tuple[str, ...], style: str, images: Path | None, top: int, out: Path, as_json: bool) -> None:
-    """Find what fits QUERY, a word or a phrase in any language, with BUNDLE in its own runtime.
+def search(
+    words: tuple[str, ...],
+    style: str,
+    images: Path | None,
+    image: Path | None,
+    encoder: Artifact | None,
+    top: int,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Find what fits QUERY, a word or a phrase in any language, with a bundle in its own runtime.
 
-    BUNDLE is a directory that dmedge export made [default: the newest under runs/].
+    BUNDLE is a directory that dmedge export made [default: the newest under runs/], INDEX one that dmedge index
+    made. With --image a picture is the query.
     """
     from dmedge.flow.atomic import write_atomically
     from dmedge.flow.gallery import emoji_gallery, folder_gallery
-    from dmedge.flow.search import search_gallery
+    from dmedge.flow.open_index import find_encoder, open_index
+    from dmedge.flow.search import search_gallery, search_index
     from dmedge.flow.strip import draw_strip
 
-    artifact, query = _artifact_and_query(words)
-    gallery = folder_gallery(images) if images else emoji_gallery(style)
-    result = search_gallery(artifact, query, gallery, top=top)
+    artifact, query = _artifact_and_query(words, image)
+    if artifact.manifest.kind == "index":
+        index = open_index(artifact)
+        gallery, found_encoder = index.gallery, find_encoder(artifact, encoder)
+        result = search_index(index, found_encoder, query, top=top)
+    else:
+        gallery = folder_gallery(images) if images else emoji_gallery(style)
+        result = search_gallery(artifact, query, gallery, top=top)
     write_atomically(out, lambda stream: draw_strip(result, gallery).save(stream, "PNG"))
     if result.tokens > result.tokens_used:
         click.echo(f"the query has {result.tokens:,} tokens; the first {result.tokens_used} were used", err=True)
@@ -52,12 +70,15 @@ def search(words: tuple[str, ...], style: str, images: Path | None, top: int, ou
         click.echo("\n".join(_lines(result, artifact, gallery, out)))
 
 
-def _artifact_and_query(words: tuple[str, ...]) -> tuple[Artifact, str]:
+def _artifact_and_query(words: tuple[str, ...], image: Path | None) -> tuple[Artifact, str | Path]:
     """A shell hands over arguments that are not UTF-8 as lone surrogates, which nothing can print."""
-    if len(words) not in (1, 2):
-        raise click.UsageError(f"{len(words)} arguments; expected [BUNDLE] QUERY; put quotes around a phrase")
-    artifact = load_artifact(Path(words[0])) if len(words) == 2 else default_artifact("bundle")
-    return artifact, words[-1].encode("utf-8", "replace").decode("utf-8")
+    texts = 0 if image else 1
+    if len(words) not in (texts, texts + 1):
+        expected = "[BUNDLE_OR_INDEX]" if image else "[BUNDLE_OR_INDEX] QUERY"
+        hint = "--image is the query" if image else "put quotes around a phrase"
+        raise click.UsageError(f"{len(words)} arguments; expected {expected}; {hint}")
+    artifact = load_artifact(Path(words[0])) if len(words) > texts else default_artifact("bundle")
+    return artifact, image or words[-1].encode("utf-8", "replace").decode("utf-8")
 
 
 def _lines(result: "SearchResult", artifact: Artifact, gallery: "Gallery", out: Path) -> list[str]:
