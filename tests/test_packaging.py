@@ -33,7 +33,7 @@ def requirements() -> dict[str, set[str]]:
 
 def test_every_folder_with_code_is_listed() -> None:
     listed = {folder_of(package) for package in SETUPTOOLS["packages"]}
-    found = {path.parent for top in ("dmedge", *STAGES) for path in (ROOT / top).rglob("__init__.py")}
+    found = {path.parent for top in ("dmedge", *STAGES, "apps") for path in (ROOT / top).rglob("__init__.py")}
     found = {folder for folder in found if not (folder.parent == ROOT / "dmedge" and folder.is_symlink())}
     assert found == listed
 
@@ -44,7 +44,7 @@ def test_every_folder_of_python_files_is_a_package() -> None:
             assert (path.parent / "__init__.py").is_file() or "native" in path.parts, path
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "apps"])
 def test_links_are_relative_and_resolve(stage: str) -> None:
     link = ROOT / "dmedge" / stage
     assert link.is_symlink()
@@ -54,7 +54,7 @@ def test_links_are_relative_and_resolve(stage: str) -> None:
 
 def test_every_data_file_is_matched_by_package_data() -> None:
     tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "dmedge", *STAGES],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "dmedge", *STAGES, "apps/web"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -120,5 +120,6 @@ def test_wheel_holds_code_licences_and_data(tmp_path: Path) -> None:
     assert "dmedge/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.startswith("dmedge/recipes/") for name in names)
+    assert {"dmedge/apps/web/index.html", "dmedge/apps/web/engine.mjs", "dmedge/apps/web/icons/icon.svg"} <= set(names)
     assert any(name.startswith("dmedge/data/pack/") and "licen" in name.lower() for name in names)
     assert not [name for name in names if name.startswith(("tests", *STAGES))]

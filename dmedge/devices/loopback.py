@@ -6,26 +6,41 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
-TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
+from dmedge.errors import DmedgeError
+
+TYPES = {
+    ".mjs": "text/javascript",
+    ".js": "text/javascript",
+    ".wasm": "application/wasm",
+    ".json": "application/json",
+    ".webmanifest": "application/manifest+json",
+}
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
 
 class LoopbackServer:
     """Serves until it is closed."""
 
-    def __init__(self, folders: Mapping[str, Path], *, is_isolated: bool = True) -> None:
-        """Start on a free port of 127.0.0.1.
+    def __init__(self, folders: Mapping[str, Path], *, is_isolated: bool = True, port: int = 0) -> None:
+        """Start on 127.0.0.1.
 
         Args:
             folders: prefix of the path, such as "/bundle/" -> the folder below it; "/" stands for all else.
             is_isolated: whether pages may share memory between threads.
+            port: to listen on; 0 for a free one.
+
+        Raises:
+            DmedgeError: the port is taken.
         """
 
         class Handler(_Handler):
             places: ClassVar = {prefix: folder.resolve() for prefix, folder in sorted(folders.items(), reverse=True)}
             headers_added: ClassVar = ISOLATION if is_isolated else {}
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        except OSError as error:
+            raise DmedgeError(f"port {port}: {error.strerror}; expected a free one; choose another --port") from error
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

@@ -21,15 +21,16 @@ const RUNTIME = "onnxruntime";
  * @param {object} options.ort the module of onnxruntime-web, with `env.wasm.wasmPaths` set if need be
  * @param {number} [options.threads] of a run; 1 where the page is not cross-origin isolated, which threads need
  * @param {URL|string} [options.base] of the bundle, ending in a slash, where it is not the folder of this file
+ * @param {(url: URL) => Promise<ArrayBuffer>} [options.readBytes] where files come from, if not from the network
  * @throws {Error} a file is missing or was changed, or the manifest is not one that this loader knows
  */
-export async function openBundle({ ort, threads = 1, base = new URL("./", import.meta.url) }) {
-  const manifest = JSON.parse(new TextDecoder().decode(await fetchBytes(new URL("manifest.json", base))));
+export async function openBundle({ ort, threads = 1, base = new URL("./", import.meta.url), readBytes = fetchBytes }) {
+  const manifest = JSON.parse(new TextDecoder().decode(await readBytes(new URL("manifest.json", base))));
   if (manifest.schema_version !== SCHEMA || manifest.kind !== "bundle") {
     const found = `${manifest.kind} of schema ${manifest.schema_version}`;
     throw new Error(`manifest.json: found a ${found}; expected a bundle of schema ${SCHEMA}`);
   }
-  const read = (name) => readFile(base, manifest, name);
+  const read = (name) => readFile(base, manifest, name, readBytes);
   const json = async (name) => JSON.parse(new TextDecoder().decode(await read(name)));
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? threads : 1;
   const sessions = {};
@@ -125,10 +126,10 @@ function readPixels(bitmap) {
   return { width, height, data };
 }
 
-async function readFile(base, manifest, name) {
+async function readFile(base, manifest, name, readBytes) {
   const want = manifest.files[name];
   if (!want) throw new Error(`manifest.json: names no file ${name}; export the bundle again`);
-  const content = await fetchBytes(new URL(name, base));
+  const content = await readBytes(new URL(name, base));
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (sha256 !== want.sha256) {

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Embeddings to compare with, as an index keeps them: codes, and what a code of each row is worth. */
+
+const LEVELS = 127; // of a code on either side of zero
+
+export class Rows {
+  /**
+   * @param {Int8Array|Float32Array} codes [N, width]
+   * @param {Float32Array|null} scales [N], or none where the codes are the numbers themselves
+   * @param {number} width
+   */
+  constructor(codes, scales, width) {
+    Object.assign(this, { codes, width, scales: scales ?? new Float32Array(codes.length / width).fill(1) });
+  }
+
+  /** From embeddings, rounded to int8 as `dmedge index` rounds them. @param {Float32Array[]} embeddings */
+  static fromEmbeddings(embeddings, width) {
+    const codes = new Int8Array(embeddings.length * width);
+    const scales = Float32Array.from(embeddings, (embedding) => {
+      const largest = embedding.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      return largest > 0 ? largest / LEVELS : 1;
+    });
+    embeddings.forEach((embedding, row) => {
+      codes.set(Int8Array.from(embedding, (value) => Math.round(value / scales[row])), row * width);
+    });
+    return new Rows(codes, scales, width);
+  }
+
+  /** Dot products of all rows with a query. @param {Float32Array} query [width] @returns {Float32Array} [N] */
+  scores(query) {
+    const { codes, scales, width } = this;
+    const found = new Float32Array(scales.length);
+    for (let row = 0, at = 0; row < found.length; row++) {
+      let sum = 0;
+      for (let place = 0; place < width; place++) sum += codes[at++] * query[place];
+      found[row] = sum * scales[row];
+    }
+    return found;
+  }
+
+  /** One row. @returns {Float32Array} [width] */
+  row(number) {
+    const { codes, scales, width } = this;
+    return Float32Array.from(codes.subarray(number * width, (number + 1) * width), (code) => code * scales[number]);
+  }
+}
+
+/** The numbers of an embedding that an index keeps, of unit length again if they are the leading ones. */
+export function selectNumbers(embedding, dims, selection) {
+  if (!dims) return embedding;
+  const kept = Float32Array.from(dims, (place) => embedding[place]);
+  if (selection !== "leading") return kept;
+  const length = Math.hypot(...kept) || 1;
+  return kept.map((value) => value / length);
+}
+
+/** Places of the `top` largest scores, best first; of equal ones the earlier first. */
+export function bestPlaces(scores, top) {
+  const order = Uint32Array.from(scores.keys());
+  return Array.from(order.sort((a, b) => scores[b] - scores[a] || a - b).subarray(0, top));
+}

@@ -1,0 +1,50 @@
+"""dmedge app: bundles as apps."""
+
+import tempfile
+import threading
+from pathlib import Path
+
+import click
+
+from dmedge.artifact import Artifact
+from dmedge.cli.common import ArtifactParam, default_artifact
+
+
+@click.group()
+def app() -> None:
+    """Turn a bundle into an app."""
+
+
+@app.command()
+@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@click.option("--index", type=ArtifactParam("index"), help="Pictures, by dmedge index [default: the emoji of twemoji].")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to create [default: beside BUNDLE].")
+@click.option("--serve", is_flag=True, help="Serve it on this machine until interrupted; without --out, keep nothing.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any free one.")
+def web(bundle: Artifact | None, index: Artifact | None, out: Path | None, serve: bool, port: int) -> None:
+    """Write a page that searches pictures in the browser, offline, with BUNDLE.
+
+    BUNDLE was exported with --target web [default: the newest such under runs/]. The folder needs a web server and
+    nothing else; served with the headers in its file _headers, it may use several threads.
+    """
+    from dmedge.flow.web_app import build_site, is_for_browsers
+
+    chosen = bundle or default_artifact("bundle", accept=is_for_browsers, what="bundle for browsers")
+    with tempfile.TemporaryDirectory() as temporary:
+        place = out or (Path(temporary) / "site" if serve else chosen.sibling("site"))
+        site = build_site(chosen, place, index=index)
+        if out or not serve:
+            click.echo(site)
+        if serve:
+            _serve(site, port)
+
+
+def _serve(site: Path, port: int) -> None:
+    from dmedge.devices.loopback import LoopbackServer
+
+    server = LoopbackServer({"/": site}, port=port)
+    try:
+        click.echo(f"{server.url}/ (Ctrl-C ends it)")
+        threading.Event().wait()
+    finally:
+        server.close()
