@@ -51,6 +51,17 @@ QUERIES = {  # script -> query
 }
 
 
+DROP = """async () => {
+  const canvas = new OffscreenCanvas(20, 10);
+  canvas.getContext("2d").fillRect(0, 0, 9, 9);
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([await canvas.convertToBlob()], "dropped.png", { type: "image/png" }));
+  for (const type of ["dragenter", "dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+  }
+}"""
+
+
 @pytest.fixture(scope="module")
 def bundle(tiny_checkpoint: Artifact) -> Artifact:
     return export_bundle(tiny_checkpoint, ExportConfig(target="web"), tiny_checkpoint.sibling("web-app"))
@@ -251,6 +262,14 @@ def test_best_words_are_those_of_python(plain: Any, bundle: Artifact, index: Art
 
 
 @pytest.mark.slow
+def test_licences_are_at_hand(plain: Any) -> None:
+    plain.click("#open-licences")
+    until(plain, "document.getElementById('licences-text').textContent.includes('Twemoji')")
+    assert "Copyright (c) Microsoft Corporation" in plain.text_content("#licences-text")
+    plain.keyboard.press("Escape")
+
+
+@pytest.mark.slow
 def test_keys_alone_suffice(plain: Any) -> None:
     with sound(plain):
         type_query(plain, "green pear")
@@ -324,17 +343,24 @@ def test_own_pictures_are_found_and_stay(
     with Encoder(bundle) as encoder:
         want = (encoder.texts(["red apple"]) @ encoder.images([picture]).T).item()
     assert score == pytest.approx(want, abs=2e-3)
-    page.click("#results .tile")
-    page.click("#remove")
+    page.evaluate(DROP)
+    page.wait_for_selector("text=dropped.png", timeout=READY_MS)
+    for left in (1, 0):
+        page.click("#results .tile")
+        page.click("#remove")
+        until(page, f"document.querySelectorAll('#results .tile').length === {left or 48}")
     page.wait_for_selector("#scope", state="hidden")
 
 
 @pytest.mark.slow
-def test_site_works_offline_and_tells_of_a_new_version(visit: Visit, site: Path, tmp_path: Path) -> None:
+def test_site_can_be_installed_and_works_offline(visit: Visit, site: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(site, tmp_path / "site")
     page = visit(folder, worker=True, is_isolated=False)
     assert page.evaluate("crossOriginIsolated") is False
     page.wait_for_selector("text=Ready for offline use.", timeout=READY_MS)
+    devtools = page.context.new_cdp_session(page)
+    errors = devtools.send("Page.getInstallabilityErrors")["installabilityErrors"]
+    assert {error["errorId"] for error in errors} <= {"in-incognito"}  # as the profiles of tests are
     online = type_query(page, "red apple")
     page.server.close()
     page.context.set_offline(True)

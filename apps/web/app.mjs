@@ -111,6 +111,10 @@ function wire() {
     }
   });
   at("open-details").onclick = () => details.open();
+  at("open-licences").onclick = async () => {
+    at("licences").showModal();
+    at("licences-text").textContent = await engine.ask("licences").catch((error) => error.message);
+  };
   takeFiles({ button: at("add"), input: at("pick"), cover: at("drop") }, addAll);
 }
 

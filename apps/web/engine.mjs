@@ -21,7 +21,7 @@ let site, files, gallery, words;
 let own = new Map(); // id -> row of a picture of the user
 let turn = Promise.resolve(); // programs run one after another
 
-const calls = { load, search, similar, bestWords, names, embedPicture, forget, remember, measure, conform };
+const calls = { load, search, similar, bestWords, names, embedPicture, forget, remember, measure, conform, licences };
 
 self.onmessage = async ({ data: { id, call, argument } }) => {
   const report = (progress) => self.postMessage({ id, progress });
@@ -180,6 +180,13 @@ async function measure(_, report) {
     report(kind);
   }
   return found;
+}
+
+/** What the parts of the site ask of those who hand it on. */
+async function licences() {
+  const names = Object.keys(files.digests).filter((path) => /^(bundle\/LICENSES|licenses)\//.test(path));
+  const texts = await Promise.all(names.sort().map((name) => files.text(name)));
+  return texts.join(`\n\n${"-".repeat(40)}\n\n`);
 }
 
 function conform(_, report) {

@@ -40,8 +40,12 @@ export class Files {
     return content;
   }
 
+  async text(path) {
+    return utf8.decode(await this.read(path));
+  }
+
   async json(path) {
-    return JSON.parse(utf8.decode(await this.read(path)));
+    return JSON.parse(await this.text(path));
   }
 
   /** Read many files, a few at a time, and keep their bytes for `read`. @param {(bytes: number) => void} advance */

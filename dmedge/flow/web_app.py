@@ -25,7 +25,7 @@ from dmedge.flow.open_index import find_encoder
 from dmedge.manifest import read_manifest
 
 PAGE = Path(dmedge.apps.__file__).parent / "web"
-PAGE_SUFFIXES = (".html", ".css", ".mjs", ".js", ".webmanifest", ".svg", ".png")
+PAGE_SUFFIXES = (".html", ".css", ".mjs", ".js", ".webmanifest", ".svg", ".png", ".txt")
 LOADER = "dmedge.mjs"  # of a bundle for browsers
 RIGHT_TO_LEFT = ("Arab", "Hebr", "Nkoo", "Syrc", "Thaa", "Adlm", "Rohg")
 
