@@ -63,8 +63,8 @@ DROP = """async () => {
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_checkpoint: Artifact) -> Artifact:
-    return export_bundle(tiny_checkpoint, ExportConfig(target="web"), tiny_checkpoint.sibling("web-app"))
+def bundle(tiny_checkpoint: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export_bundle(tiny_checkpoint, ExportConfig(target="web"), tmp_path_factory.mktemp("app") / "bundle")
 
 
 @pytest.fixture(scope="module")
