@@ -228,13 +228,17 @@ def test_probe_texts_are_names_in_the_languages_and_repeat() -> None:
 
 
 def test_graph_finds_what_the_exact_search_finds(onnx_bundle: Artifact, pictures: Path, home: Path) -> None:
-    made = build_index(onnx_bundle, folder_gallery(pictures), IndexConfig(approximate=True), home / "index")
+    made = build_index(
+        onnx_bundle, folder_gallery(pictures), IndexConfig(approximate=True, min_recall=0), home / "index"
+    )
     index = open_index(made)
     assert made.manifest.summary["approximate"] is True and index.graph is not None
     exact = search_gallery(onnx_bundle, "red apple", folder_gallery(pictures), top=5)
     found = search_index(index, onnx_bundle, "red apple", top=5)
     assert len({m.item.name for m in found.matches} & {m.item.name for m in exact.matches}) >= 4
-    again = build_index(onnx_bundle, folder_gallery(pictures), IndexConfig(approximate=True), home / "again")
+    again = build_index(
+        onnx_bundle, folder_gallery(pictures), IndexConfig(approximate=True, min_recall=0), home / "again"
+    )
     assert again.digest == made.digest
 
 

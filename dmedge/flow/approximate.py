@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from dmedge.errors import require
 from dmedge.flow.index_vectors import Floats, Vectors, quantize_rows
+from dmedge.runtime.patience import patient_progress
 
 FILE = "approximate.usearch"
 FROM = 100_000  # pictures; below, an exact search takes milliseconds
 CANDIDATES = 10  # times as many as are asked for; the exact score of the index decides among them
 _CONNECTIVITY, _EXPANSION = 24, 128
+_CHUNK = 2048  # rows between two steps of the progress display
 
 
 class Graph:
@@ -49,7 +51,11 @@ def write_graph(root: Path, vectors: Vectors) -> Graph:
         expansion_add=_EXPANSION,
         expansion_search=_EXPANSION,
     )
-    graph.add(np.arange(len(vectors.codes), dtype=np.uint64), vectors.codes, threads=1)
+    with patient_progress("linking neighbours", len(vectors.codes)) as advance:
+        for start in range(0, len(vectors.codes), _CHUNK):
+            rows = vectors.codes[start : start + _CHUNK]
+            graph.add(np.arange(start, start + len(rows), dtype=np.uint64), rows, threads=1)
+            advance(len(rows))
     graph.save(str(root / FILE))
     return Graph(graph)
 
