@@ -30,12 +30,16 @@ export class OwnPictures {
   async restore() {
     const store = await openStore().catch(() => null);
     for (const picture of (await store?.all("pictures").catch(() => [])) ?? []) {
-      if (picture.index !== this.index) {
-        const { row } = await this.engine.ask("embedPicture", { id: picture.id, blob: picture.preview });
-        Object.assign(picture, { row, index: this.index });
-        await store.put("pictures", picture);
+      try {
+        if (picture.index !== this.index) {
+          const { row } = await this.engine.ask("embedPicture", { id: picture.id, blob: picture.preview });
+          Object.assign(picture, { row, index: this.index });
+          await store.put("pictures", picture);
+        }
+        this.#pictures.set(picture.id, picture);
+      } catch {
+        // this one is left out, and is no reason to show nothing
       }
-      this.#pictures.set(picture.id, picture);
     }
     await this.engine.ask("remember", this.all().map(({ id, row }) => [id, row]));
   }
