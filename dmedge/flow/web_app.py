@@ -22,7 +22,7 @@ from dmedge.files import digest_file, list_files
 from dmedge.flow.gallery import emoji_gallery
 from dmedge.flow.index import IndexConfig, build_index
 from dmedge.flow.open_index import find_encoder
-from dmedge.manifest import read_manifest
+from dmedge.manifest import Manifest, read_manifest
 
 PAGE = Path(dmedge.apps.__file__).parent / "web"
 PAGE_SUFFIXES = (".html", ".css", ".mjs", ".js", ".webmanifest", ".svg", ".png", ".txt")
@@ -61,7 +61,7 @@ def build_site(bundle: Artifact, out: Path, *, index: Artifact | None = None) ->
     return out
 
 
-def is_for_browsers(manifest: Any) -> bool:
+def is_for_browsers(manifest: Manifest) -> bool:
     """Whether a bundle with this manifest has the loader."""
     return LOADER in manifest.files
 
