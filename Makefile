@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check gpu-check format wheel data constraints system clean
+.PHONY: help venv demo test check matrix gpu-check format wheel data constraints system clean
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(STAMP) ## Run formatting, lint, types, layers and the fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m 'not slow and not thorough' $(PYTEST_ARGS)
+
+matrix: $(STAMP) system ## Export every kind of checkpoint for every target, prove each bundle, write runs/matrix
+	$(BIN)/python tools/matrix.py --out runs/matrix
 
 gpu-check: $(STAMP) ## Prove mixed precision, sharding and memory on a CUDA GPU
 	$(BIN)/python tools/gpu_check.py --out runs/gpu-check.json

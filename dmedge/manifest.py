@@ -40,7 +40,7 @@ class TensorSpec:
 class Program:
     """One entry point of a model, and the file and runtime that carry it."""
 
-    name: str  # "encode_image", "encode_text" or "fuse"
+    name: str  # "encode_image", "encode_text", "fuse", or one of `dmedge.variants`
     file: str  # or the directory that holds all of it, as a `.mlpackage` does
     runtime: Runtime
     inputs: tuple[TensorSpec, ...]

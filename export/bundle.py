@@ -14,6 +14,7 @@ from dmedge.export.bundled import write_bundled
 from dmedge.export.config import ExportConfig
 from dmedge.export.conformance import write_conformance
 from dmedge.export.coreml import export_coreml
+from dmedge.export.costs import Meter
 from dmedge.export.engines import ENGINES, EngineName, tolerances
 from dmedge.export.executorch import export_executorch
 from dmedge.export.facts import minimum_versions, preprocessing_facts, tower_facts
@@ -21,16 +22,18 @@ from dmedge.export.gates import check_finite, check_shares, check_size, check_to
 from dmedge.export.onnx import export_onnx
 from dmedge.export.plan import planned_tensors
 from dmedge.export.programs import Lowering, bundle_programs
+from dmedge.export.prompts import PROMPTS, languages_of
 from dmedge.export.quiet import quiet
-from dmedge.export.readme import bundle_readme
+from dmedge.export.readme import About, bundle_readme
 from dmedge.export.support import check_support
 from dmedge.export.targets import chosen_engines
 from dmedge.export.thrift import thrifty
+from dmedge.export.variants import cut_down, takes
 from dmedge.files import digest_file, list_files
 from dmedge.lineage import inherited
 from dmedge.logs import progress
 from dmedge.manifest import Manifest, Runtime
-from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint
+from dmedge.model.checkpoint import ANSWERS, LABELS, PREPROCESS, TOKENIZER, Checkpoint, load_checkpoint, write_json
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
@@ -54,7 +57,8 @@ EXPORTERS: Mapping[EngineName, Exporter] = {
 def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Seal | None = None) -> Artifact:
     """Write the bundle of `parent` for one target, after comparing it with torch in its own runtimes.
 
-    Precision is that of the checkpoint: float32 stays float32, int8 keeps its integers.
+    Precision is that of the checkpoint: float32 stays float32, int8 keeps its integers. What it took is written
+    beside the bundle, see `dmedge.export.costs`.
 
     Args:
         seal: signs it, see `dmedge.signature.seal_with`.
@@ -65,29 +69,30 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
             else, or it does not keep its plan or the shares of `config`.
         DmedgeError: a package is not installed; the message names the command that installs it.
     """
-    engines = chosen_engines(config.target, config.runtimes)
+    engines, meter = chosen_engines(config.target, config.runtimes), Meter()
     with new_artifact(out) as draft, progress(f"export {config.target}", total=2 * len(engines) + 1) as advance:
-        _check_loader(parent, engines)
-        checkpoint = _ready(load_checkpoint(parent), engines)
-        plan, planned = checkpoint.quantization or {}, planned_tensors(checkpoint.model)
+        whole = _ready(load_checkpoint(parent), engines)
+        checkpoint, ours = cut_down(whole, config.variant, config.prompts)
+        _check_loader(parent, ours, engines)
+        plan, planned = checkpoint.quantization or {}, planned_tensors(checkpoint.model, ours)
         support = {_runtime(name): check_support(checkpoint.model, plan, name) for name in engines}
-        programs = {name: _programs(checkpoint, name) for name in engines}
+        programs = {name: bundle_programs(ours, ENGINES[name]) for name in engines}
         lowerings: dict[Runtime, Lowering] = {}
         sizes: dict[Runtime, Mapping[str, int]] = {}
         for name in engines:
             advance(note=f"lowering for {name}")
-            with thrifty():
+            with meter.measured(_runtime(name), "lowering_s"), thrifty():
                 lowering = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
             check_shares(lowering.counts, _runtime(name), config.min_delegated, config.min_int8)
             sizes[_runtime(name)] = check_size(draft.path, programs[name], planned, ENGINES[name])
             lowerings[_runtime(name)] = lowering
-        _write_beside(draft.path, parent, checkpoint, config, engines)
-        shape = checkpoint.model.config
-        facts: dict[str, object] = {"context_length": shape.context_length, "embed_dim": shape.embed_dim}
+        _write_beside(draft.path, parent, checkpoint, ours, config, engines)
+        facts = _reading_facts(checkpoint, ours)
         parity: dict[Runtime, ParityReport] = {}
         for name in engines:
             advance(note=f"comparing {name} with torch")
-            parity[_runtime(name)] = _prove(draft.path, programs[name], facts)
+            with meter.measured(_runtime(name), "comparing_s"):
+                parity[_runtime(name)] = _prove(draft.path, programs[name], facts)
             if config.bundled and _runtime(name) == "executorch":
                 write_bundled(_so_far(draft.path, programs[name], facts), programs[name])
         artifact = draft.finish(
@@ -97,35 +102,46 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
             parents={"parent": parent.digest},
             programs=tuple(program for name in engines for program in programs[name]),
             precision=plan or {"*": "float32"},
-            languages=parent.manifest.languages,
+            languages=languages_of(config.prompts) or parent.manifest.languages,
             target=config.target,
             summary=facts
-            | _summary(checkpoint, lowerings, parity)
+            | _summary(checkpoint, ours, lowerings, parity)
             | {
+                "variant": config.variant,
                 "support": support,
                 "size": sizes,
                 "towers": tower_facts(checkpoint, planned, {r: found.counts for r, found in lowerings.items()}),
-                "preprocessing": preprocessing_facts(checkpoint.preprocess, checkpoint.model.config),
                 "minimum_versions": minimum_versions(lowerings),
                 **inherited(parent.manifest),
             },
             seal=seal,
         )
+        meter.write(artifact)
         advance(note="done")
         return artifact
 
 
-def _programs(checkpoint: Checkpoint, name: EngineName) -> tuple[Program, ...]:
-    engine = ENGINES[name]
-    return bundle_programs(checkpoint.model.config, engine.runtime, engine.file, engine.fixed, engine.dtypes)
+def _reading_facts(checkpoint: Checkpoint, programs: Sequence[Program]) -> dict[str, object]:
+    """What it takes to feed the programs and to read what they give."""
+    shape = checkpoint.model.config
+    facts: dict[str, object] = {}
+    if takes(programs, "ids"):
+        facts["context_length"] = shape.context_length
+    if takes(programs, "pixels"):
+        facts["preprocessing"] = preprocessing_facts(checkpoint.preprocess, shape)
+    if any(spec.name == "embedding" for program in programs for spec in program.outputs):
+        facts["embed_dim"] = shape.embed_dim
+    return facts
 
 
-def _check_loader(parent: Artifact, engines: Sequence[EngineName]) -> None:
+def _check_loader(parent: Artifact, programs: Sequence[Program], engines: Sequence[EngineName]) -> None:
     """The loader for browsers reads one kind of vocabulary; a bundle that it cannot load is none."""
-    if "onnxruntime-web" in engines and (files := tokenizer_file_names(parent)) != (TOKENIZER,):
+    reads_text = "onnxruntime-web" in engines and takes(programs, "ids")
+    if reads_text and (files := tokenizer_file_names(parent)) != (TOKENIZER,):
         raise ExportError(
             f"{parent.root}: its tokenizer is an imported one ({', '.join(files)}); the loader for browsers reads "
-            f"{TOKENIZER} alone; expected a model with a vocabulary of dmedge's own, or another target"
+            f"{TOKENIZER} alone; expected a model with a vocabulary of dmedge's own, a variant that reads no text "
+            "(image-only or prompts), or another target"
         )
 
 
@@ -147,15 +163,25 @@ def _ready(checkpoint: Checkpoint, engines: Sequence[EngineName]) -> Checkpoint:
 
 
 def _write_beside(
-    root: Path, parent: Artifact, checkpoint: Checkpoint, config: ExportConfig, engines: Sequence[EngineName]
+    root: Path,
+    parent: Artifact,
+    checkpoint: Checkpoint,
+    programs: Sequence[Program],
+    config: ExportConfig,
+    engines: Sequence[EngineName],
 ) -> None:
     """Write everything but the programs."""
-    answers = (ANSWERS,) if ANSWERS in parent.manifest.files else ()
-    tokenizer = tokenizer_file_names(parent)
-    for file in (*tokenizer, PREPROCESS, LABELS, *answers):
+    tokenizer = tokenizer_file_names(parent) if takes(programs, "ids") else ()
+    for file in (*tokenizer, *([PREPROCESS] if takes(programs, "pixels") else [])):
         shutil.copyfile(parent.file(file), root / file)
-    readme = bundle_readme(config.target, engines, _precision(checkpoint), checkpoint.model.config, tokenizer)
-    (root / "README.md").write_text(readme, encoding="utf-8")
+    if config.variant in ("full", "fused", "prompts"):
+        write_json(root / LABELS, list(checkpoint.labels))
+    if checkpoint.answers:
+        write_json(root / ANSWERS, list(checkpoint.answers))
+    if config.prompts:
+        write_json(root / PROMPTS, [asdict(prompt) for prompt in config.prompts])
+    about = About(config.target, config.variant, engines, _precision(checkpoint), checkpoint, programs, tokenizer)
+    (root / "README.md").write_text(bundle_readme(about), encoding="utf-8")
     if "onnxruntime-web" in engines:
         for module in WEB_MODULES:
             shutil.copyfile(module, root / module.name)
@@ -164,7 +190,7 @@ def _write_beside(
     shutil.copyfile(PACK / "ATTRIBUTION.md", licenses / "ATTRIBUTION.md")
     is_float = checkpoint.quantization is None
     limits = {_runtime(name): tolerances(name, is_float=is_float) for name in engines}
-    write_conformance(root, checkpoint, limits)
+    write_conformance(root, checkpoint, programs, limits)
 
 
 def _precision(checkpoint: Checkpoint) -> str:
@@ -174,9 +200,12 @@ def _precision(checkpoint: Checkpoint) -> str:
 
 
 def _summary(
-    checkpoint: Checkpoint, lowerings: Mapping[Runtime, Lowering], parity: Mapping[Runtime, ParityReport]
+    checkpoint: Checkpoint,
+    programs: Sequence[Program],
+    lowerings: Mapping[Runtime, Lowering],
+    parity: Mapping[Runtime, ParityReport],
 ) -> dict[str, object]:
-    costs = count_costs(checkpoint.model)
+    costs = count_costs(checkpoint.model, programs)
     return {
         "precision": _precision(checkpoint),
         "parameters": costs.parameters,
@@ -203,7 +232,7 @@ def _prove(root: Path, programs: tuple[Program, ...], facts: Mapping[str, object
         raise ExportError(
             f"golden inputs do not repeat: {differing}; expected the same pixels and token ids; report this"
         )
-    for name, row in {**report.programs, "scores": report.scores}.items():
+    for name, row in report.rows.items():
         if not row.is_within:
             raise ExportError(
                 f"{name}: differs from torch by {row.max_error:.3g} of its largest value in its own runtime; "

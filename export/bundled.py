@@ -10,6 +10,7 @@ import numpy as np
 from dmedge.artifact import Artifact, Program
 from dmedge.errors import ExportError, require
 from dmedge.evidence.pack import BUNDLED, CASES, FOLDER, Pack, SelfTest, golden_key, read_pack
+from dmedge.evidence.parity import golden_scales
 from dmedge.export.quiet import quiet
 from dmedge.runtime.bundled import check_bundled
 
@@ -78,7 +79,12 @@ def _self_test(
     pack: Pack, program: Program, cases: Sequence[tuple[Sequence[Any], Sequence[np.ndarray[Any, Any]]]]
 ) -> SelfTest:
     tolerance = pack.tolerance(program.runtime, program.name)
-    smallest = min(float(np.abs(output).max()) for _, outputs in cases for output in outputs)
+    scales = golden_scales(pack, program)
+    smallest = min(
+        scales.get(spec.name) or float(np.abs(output).max())
+        for _, outputs in cases
+        for spec, output in zip(program.outputs, outputs, strict=True)
+    )
     return SelfTest(cases=len(cases), rtol=tolerance, atol=float(f"{tolerance * smallest:.3g}"))
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 from dmedge.data.emoji import TRAIN_STYLES, load_pack
 from dmedge.evidence.pack import CASES, FOLDER, GOLDEN, SCORES, golden_key
 from dmedge.export.texts import golden_texts
+from dmedge.export.variants import takes
 from dmedge.manifest import Program, Runtime
-from dmedge.model.checkpoint import Checkpoint, checkpoint_programs
+from dmedge.model.checkpoint import Checkpoint
 from dmedge.runtime.wire import Array
 
 TILES = ("1F34E", "1F431")  # apple and cat face: pictures like those trained on
@@ -26,45 +27,71 @@ LARGE = (2400, 1600)  # pixels of a picture as phones take them, but in stripes,
 _EXIF_ORIENTATION, _ROTATED = 0x0112, 6
 
 
-def write_conformance(root: Path, checkpoint: Checkpoint, tolerances: Mapping[Runtime, Mapping[str, float]]) -> None:
+def write_conformance(
+    root: Path,
+    checkpoint: Checkpoint,
+    programs: Sequence[Program],
+    tolerances: Mapping[Runtime, Mapping[str, float]],
+) -> None:
     """Write pictures, texts, and golden inputs and outputs of every program, computed by torch at batch 1.
 
     Args:
         root: of the bundle.
         checkpoint: in evaluation mode; its own numbers are the golden ones, rounding to int8 included.
-        tolerances: runtime -> program -> greatest error, relative to the largest golden value.
+        programs: of the bundle, as torch runs them.
+        tolerances: runtime -> program -> greatest error, as `dmedge.evidence.parity` counts it.
     """
     folder = root / FOLDER
     (folder / "images").mkdir(parents=True)
-    images = _write_images(folder)
-    texts = golden_texts(checkpoint.tokenizer)
-    programs = checkpoint_programs(checkpoint.model.config)
+    images = _write_images(folder) if takes(programs, "pixels") else []
+    texts = golden_texts(checkpoint.tokenizer) if takes(programs, "ids") else []
     pixels = [(_pixels(checkpoint, folder / name),) for name in images]
     tokens = [checkpoint.tokenizer.batch([text]) for text in texts]
     golden: dict[str, Array] = {}
-    encoders: list[Sequence[Sequence[Array]]] = [pixels, tokens]
-    outputs = {
-        program.name: _add_cases(golden, checkpoint, program, cases, whole=WHOLE)
-        for program, cases in zip(programs, encoders, strict=False)
-    }
+    outputs: dict[str, list[list[Array]]] = {}
     pairs: list[tuple[int, int]] = []
-    if len(programs) > len(outputs):
-        pairs = _strongest_pairs(checkpoint, outputs, tokens)
-        patches, features = ([row[1] for row in outputs[name]] for name in ("encode_image", "encode_text"))
-        cases = [(patches[image], features[text], tokens[text][1]) for image, text in pairs]
-        _add_cases(golden, checkpoint, programs[-1], cases, whole=FUSED)
-    image_rows, text_rows = (np.concatenate([row[0] for row in rows]) for rows in outputs.values())
-    golden[SCORES] = text_rows @ image_rows.T
+    for program in programs:  # the encoders come before the fusion, which takes what they gave
+        whole, cases = WHOLE, _cases_of(program.name, pixels, tokens)
+        if program.name == "fuse":
+            whole, pairs = FUSED, _strongest_pairs(checkpoint, outputs, tokens)
+            patches, features = ([row[1] for row in outputs[name]] for name in ("encode_image", "encode_text"))
+            cases = [(patches[image], features[text], tokens[text][1]) for image, text in pairs]
+        elif program.name == "fuse_pair":
+            whole, pairs = len(cases), _all_pairs(images, texts)
+        outputs[program.name] = _add_cases(golden, checkpoint, program, cases, whole=whole)
+    if {"encode_image", "encode_text"} <= outputs.keys():
+        image_rows, text_rows = (
+            np.concatenate([row[0] for row in outputs[name]]) for name in ("encode_image", "encode_text")
+        )
+        golden[SCORES] = text_rows @ image_rows.T
     limits = {runtime: _limits(found, programs) for runtime, found in tolerances.items()}
     table = {"tolerances": limits, "images": images, "texts": texts, "pairs": pairs}
     (folder / CASES).write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
 
 
+def _cases_of(
+    program: str, pixels: Sequence[Sequence[Array]], tokens: Sequence[Sequence[Array]]
+) -> Sequence[Sequence[Array]]:
+    """Inputs of every case of a program that starts from pictures, texts, or both."""
+    if program == "encode_text":
+        return tokens
+    if program == "fuse_pair":
+        return [(*pixels[image], *tokens[text]) for image, text in _all_pairs(pixels, tokens)]
+    return pixels
+
+
+def _all_pairs(images: Sequence[object], texts: Sequence[object]) -> list[tuple[int, int]]:
+    """Pairs that hold every picture and every text: both lists side by side, the shorter one again and again."""
+    return [(case % len(images), case % len(texts)) for case in range(max(len(images), len(texts)))]
+
+
 def _limits(found: Mapping[str, float], programs: Sequence[Program]) -> dict[str, float]:
-    """Of every program and of the scores, in which the errors of both embeddings add up."""
+    """Of every program and, with both encoders, of the scores, in which the errors of both embeddings add up."""
     limits = {program.name: found[program.name] for program in programs}
-    return limits | {SCORES: found["encode_image"] + found["encode_text"]}
+    if {"encode_image", "encode_text"} <= limits.keys():
+        limits[SCORES] = found["encode_image"] + found["encode_text"]
+    return limits
 
 
 def _write_images(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
+from dmedge.evidence.pack import SCORES
 from dmedge.evidence.parity import output_error
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
@@ -45,8 +46,9 @@ def check_arithmetic(weights_only: DualEncoder, programs: tuple[Program, ...], p
                 wanted = getattr(weights_only, program.name)(*inputs)
                 found = loaded[program.name].run({s.name: i for s, i in zip(program.inputs, inputs, strict=True)})
             known |= {spec.name: output for spec, output in zip(program.outputs, wanted, strict=True)}
-            pairs = [(want, got) for want, got in zip(wanted, found, strict=True) if want.dim() > 1]  # no lone logit
-            error = max(output_error(want.numpy(), got.numpy())[0] for want, got in pairs) if pairs else 0.0
+            rows = zip(program.outputs, wanted, found, strict=True)
+            errors = [_error(spec.name, want, got) for spec, want, got in rows if want.dim() > 1]  # no lone logit
+            error = max(errors, default=0.0)
             if error > TOLERANCE:
                 raise ExportError(
                     f"{program.name}: the Core ML package differs by {error:.3g} of the largest value from torch with "
@@ -54,6 +56,11 @@ def check_arithmetic(weights_only: DualEncoder, programs: tuple[Program, ...], p
                 )
             worst = max(worst, error)
     return worst
+
+
+def _error(output: str, want: Tensor, got: Tensor) -> float:
+    """Relative to the largest value; of the scores of prompts, which may all be small, to 1."""
+    return output_error(want.numpy(), got.numpy(), 1.0 if output == SCORES else None)[0]
 
 
 def _random_inputs(config: ModelConfig, length: int) -> dict[str, Tensor]:

@@ -11,7 +11,14 @@ from dmedge.manifest import Runtime
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.model.config import ModelConfig
 
-TOWERS = {"encode_image": "image", "encode_text": "text", "fuse": "fusion"}  # program -> what it is made of
+# Program -> what it is made of; those of two variants hold a tower, or both, as well.
+TOWERS = {
+    "encode_image": "image",
+    "encode_text": "text",
+    "fuse": "fusion",
+    "fuse_pair": "fusion",
+    "classify": "image",
+}
 # The oldest that golden outputs were replayed on. 1.19 to 1.29 abort while they fuse the convolutions of an int8
 # program, whose weights name no zero point.
 ONNX_MINIMUM = "1.30"

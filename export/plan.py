@@ -4,13 +4,18 @@ A bundle that keeps its plan is about as large as the tensors of the plan. One t
 tensor in another precision, or stored it twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from dmedge.artifact import Program
+from dmedge.model.checkpoint import checkpoint_programs
+from dmedge.model.costs import blank_inputs
 from dmedge.model.dual import DualEncoder
+
+_LENGTH = 2  # tokens of the text that is run
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +32,28 @@ class PlannedTensor:
         return self.stored_bytes * float_bytes // 4 if self.is_float else self.stored_bytes
 
 
-def planned_tensors(model: DualEncoder) -> dict[str, dict[str, PlannedTensor]]:
-    """Program -> name -> tensor, of every module that the program runs; found by running it once."""
-    config = model.config
-    pixels = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
-    ids = torch.ones(1, 2, dtype=torch.int32)
-    with torch.no_grad():
-        patches, tokens = model.encode_image(pixels)[1], model.encode_text(ids, torch.ones_like(ids))[1]
-        programs: dict[str, Callable[[], object]] = {
-            "encode_image": lambda: model.encode_image(pixels),
-            "encode_text": lambda: model.encode_text(ids, torch.ones_like(ids)),
-        }
-        if model.fusion is not None:
-            programs["fuse"] = lambda: model.fuse(patches, tokens, torch.ones_like(ids))
-        return {name: _tensors(model, _modules_run(model, run)) for name, run in programs.items()}
+def planned_tensors(
+    model: DualEncoder, programs: Sequence[Program] | None = None
+) -> dict[str, dict[str, PlannedTensor]]:
+    """Program -> name -> tensor, of every module that the program runs; found by running it once.
+
+    Args:
+        programs: of those that the model can run [default: those of a checkpoint].
+    """
+    found = checkpoint_programs(model.config) if programs is None else programs
+    return {program.name: _tensors(model, modules_run(model, program)) for program in found}
 
 
-def _modules_run(model: nn.Module, run: Callable[[], object]) -> set[str]:
+@torch.no_grad()
+def modules_run(model: nn.Module, program: Program) -> set[str]:
+    """Names of the modules that one program calls."""
     seen: set[str] = {""}  # the model itself holds the logit scale
     hooks = [
         module.register_forward_pre_hook(lambda _module, _inputs, name=name: seen.add(name))
         for name, module in model.named_modules()
     ]
     try:
-        run()
+        getattr(model, program.name)(*blank_inputs(program, length=_LENGTH))
     finally:
         for hook in hooks:
             hook.remove()

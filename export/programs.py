@@ -11,9 +11,7 @@ from torch.export import Dim, ExportedProgram
 from dmedge.artifact import Program
 from dmedge.errors import require
 from dmedge.export.counts import Counts
-from dmedge.manifest import Runtime
-from dmedge.model.checkpoint import checkpoint_programs
-from dmedge.model.config import ModelConfig
+from dmedge.export.engines import Engine
 from dmedge.model.dual import DualEncoder
 from dmedge.model.hf import quietly
 
@@ -44,34 +42,24 @@ class ProgramModule(nn.Module):
         return outputs
 
 
-def bundle_programs(
-    config: ModelConfig, runtime: Runtime, file: str, fixed: Mapping[str, int], dtypes: Mapping[str, str]
-) -> tuple[Program, ...]:
-    """The programs of a checkpoint as a bundle carries them.
-
-    Args:
-        config: of the model.
-        runtime: that runs them.
-        file: where they are, e.g. "programs/{name}.onnx".
-        fixed: sizes of dimensions that may not vary in this runtime, e.g. {"batch": 1}.
-        dtypes: of inputs that this runtime lacks, and what it takes in their place, e.g. {"uint8": "float32"}.
-    """
+def bundle_programs(programs: Sequence[Program], engine: Engine) -> tuple[Program, ...]:
+    """The programs of a model as the bundle of an engine carries them: where, by what, and of which free dimensions."""
 
     def shape(sizes: tuple[int | str, ...]) -> tuple[int | str, ...]:
-        return tuple(fixed.get(size, size) if isinstance(size, str) else size for size in sizes)
+        return tuple(engine.fixed.get(size, size) if isinstance(size, str) else size for size in sizes)
 
     return tuple(
         Program(
             program.name,
-            file.format(name=program.name),
-            runtime,
+            engine.file.format(name=program.name),
+            engine.runtime,
             tuple(
-                replace(spec, shape=shape(spec.shape), dtype=dtypes.get(spec.dtype, spec.dtype))
+                replace(spec, shape=shape(spec.shape), dtype=engine.dtypes.get(spec.dtype, spec.dtype))
                 for spec in program.inputs
             ),
             tuple(replace(spec, shape=shape(spec.shape)) for spec in program.outputs),
         )
-        for program in checkpoint_programs(config)
+        for program in programs
     )
 
 
@@ -95,8 +83,9 @@ def free_dimensions(program: Program, limits: Mapping[str, int]) -> tuple[dict[i
 
 
 def is_imported(model: DualEncoder, program: Program) -> bool:
-    """Whether a program runs an encoder of transformers."""
-    return {"encode_image": model.config.image, "encode_text": model.config.text}.get(program.name) == "hf"
+    """Whether a program runs an encoder of transformers; only such programs take pixels or ids."""
+    towers = {"pixels": model.config.image, "ids": model.config.text}
+    return any(towers.get(spec.name) == "hf" for spec in program.inputs)
 
 
 def trace(module: ProgramModule, program: Program, limits: Mapping[str, int]) -> ExportedProgram:

@@ -1,253 +1,157 @@
 """The README of a bundle: what is in it, and the lines that load it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from dmedge.artifact import Program
 from dmedge.devices.npm import ONNXRUNTIME_WEB
 from dmedge.export.engines import ENGINES, EngineName
-from dmedge.model.config import ModelConfig
+from dmedge.export.readme_code import ORDER, SNIPPETS
+from dmedge.model.checkpoint import Checkpoint
+from dmedge.variants import Variant
 
-_COMMON = """# An image-text model for {target}
+__all__ = ["SNIPPETS", "About", "bundle_readme"]
 
-Exported by dmedge in {precision}.
+_TITLES: Mapping[Variant, str] = {
+    "full": "An image-text model for {target}",
+    "dual": "An image encoder and a text encoder for {target}",
+    "image-only": "An image encoder for {target}",
+    "text-only": "A text encoder for {target}",
+    "fused": "A model of pictures with texts for {target}",
+    "prompts": "A classifier of pictures for {target}",
+}
+_HEAD = """# {title}
+
+Exported by dmedge in {precision}{variant}.
 
 | File | What it is |
 |---|---|
 | `programs/` | {files} |
 | `manifest.json` | inputs, outputs, shapes, precision of every module, sha256 of every file |
-| {vocabulary}; text of any length, at most {context_length} tokens are read |
-| `preprocessor_config.json` | how a picture becomes {size} x {size} pixels |
-| `labels.json` | names of the classes |
-{answers}| `conformance/` | pictures and texts with what every program must answer; run it on your device |
+{rows}| `conformance/` | {golden} with what every program must answer; run it on your device |
 | `LICENSES/` | what the data and this tool ask of you |
 
-- `encode_image(pixels) -> embedding, patches` takes uint8 [1, {size}, {size}, 3], RGB.
-- `encode_text(ids, mask) -> embedding, tokens` takes int32 [1, L], 1 <= L <= {context_length}; mask is 1 on tokens.
-{fuse}
+"""
+_ROWS = {
+    "ids": "| {vocabulary}; text of any length, at most {context_length} tokens are read |\n",
+    "pixels": "| `preprocessor_config.json` | how a picture becomes {size} x {size} pixels |\n",
+    "classes": "| `labels.json` | names of the classes |\n",
+    "answers": "| `answers.json` | what the answer head chooses from |\n",
+    "labels": "| `labels.json` | the {labels} labels, in the order of the scores |\n"
+    "| `prompts.json` | the texts of every label; their embeddings are in the program |\n",
+}
+_PROGRAMS = {
+    "encode_image": "- `encode_image(pixels) -> embedding, patches` takes uint8 [1, {size}, {size}, 3], RGB.\n",
+    "encode_text": "- `encode_text(ids, mask) -> embedding, tokens` takes int32 [1, L], 1 <= L <= {context_length}; "
+    "mask is 1 on tokens.\n",
+    "fuse": "- `fuse(patches, tokens, mask) -> {outputs}` takes what the encoders returned: one number for how well\n"
+    "  they fit{heads}.\n",
+    "fuse_pair": "- `fuse_pair(pixels, ids, mask) -> {outputs}` takes uint8 [1, {size}, {size}, 3], RGB, and\n"
+    "  int32 [1, L], 1 <= L <= {context_length}; mask is 1 on tokens: one number for how well they fit{heads}.\n",
+    "classify": "- `classify(pixels) -> scores, embedding` takes uint8 [1, {size}, {size}, 3], RGB, and gives a score "
+    "for each\n  label: the dot product of two vectors of unit length. The greatest is the answer.\n",
+}
+_EMBEDDINGS = """
 Embeddings are float32 [1, {embed_dim}] of unit length: their dot product is the score of a picture for a text.
 """
-
-_FUSE = """- `fuse(patches, tokens, mask) -> {outputs}` takes what the encoders returned: one number for how well
-  they fit{heads}.
+_ONE_SIDE = """
+Embeddings are float32 [1, {embed_dim}] of unit length. They fit those of the other encoder of the same checkpoint: the
+dot product of two is the score of a picture for a text.
 """
-
-_ANDROID = """
-## Kotlin
-
-With `implementation("org.pytorch:executorch-android:1.5.1")`, and the bundle's files copied out of the assets:
-
-```kotlin
-val module = Module.load(File(bundle, "programs/model.pte").path)
-
-fun encodeText(ids: IntArray): FloatArray {{
-    val shape = longArrayOf(1, ids.size.toLong())
-    val mask = IntArray(ids.size) {{ 1 }}
-    return module.execute(
-        "encode_text",
-        EValue.from(Tensor.fromBlob(ids, shape)),
-        EValue.from(Tensor.fromBlob(mask, shape)),
-    )[0].toTensor().dataAsFloatArray
-}}
-
-fun encodeImage(rgb: ByteArray): FloatArray =
-    module.execute("encode_image", EValue.from(Tensor.fromBlobUnsigned(rgb, longArrayOf(1, {size}, {size}, 3))))[0]
-        .toTensor().dataAsFloatArray
-```
-"""
-
-_SWIFT_EXECUTORCH = """
-## Swift, ExecuTorch
-
-With the Swift package `https://github.com/pytorch/executorch`, branch `swiftpm-1.5.1`, its products `executorch`,
-`backend_xnnpack`, `kernels_optimized` and `kernels_quantized`, and the linker flag `-all_load`:
-
-```swift
-import ExecuTorch
-
-let module = Module(filePath: bundle.appendingPathComponent("programs/model.pte").path)
-
-func encodeText(_ ids: [Int32]) throws -> [Float] {{  // at most {context_length} ids
-    let mask = [Int32](repeating: 1, count: ids.count)
-    let shape = [1, ids.count]
-    let embedding: Tensor<Float> = try module.execute(
-        "encode_text", [Tensor<Int32>(ids, shape: shape), Tensor<Int32>(mask, shape: shape)])[0].tensor()!
-    return embedding.scalars()
-}}
-
-func encodeImage(_ rgb: [UInt8]) throws -> [Float] {{
-    let pixels = Tensor<UInt8>(rgb, shape: [1, {size}, {size}, 3])
-    let embedding: Tensor<Float> = try module.execute("encode_image", [pixels])[0].tensor()!
-    return embedding.scalars()
-}}
-```
-"""
-
-_SWIFT_COREML = """
-## Swift, Core ML
-
-Needs iOS 17, or iOS 18 for weights in int4. Xcode compiles a package that is added to an app; `MLModel.compileModel`
-does so on the device. Core ML has no uint8 arrays: its `encode_image` takes the same numbers, 0 to 255, as float32.
-
-```swift
-import CoreML
-
-func load(_ name: String) async throws -> MLModel {{
-    let package = bundle.appendingPathComponent("programs/\\(name).mlpackage")
-    return try MLModel(contentsOf: await MLModel.compileModel(at: package))
-}}
-
-func embedding(_ model: MLModel, _ inputs: [String: MLMultiArray]) throws -> [Float] {{
-    let outputs = try model.prediction(from: MLDictionaryFeatureProvider(dictionary: inputs))
-    return MLShapedArray<Float>(outputs.featureValue(for: "embedding")!.multiArrayValue!).scalars
-}}
-
-func encodeText(_ model: MLModel, _ ids: [Int32]) throws -> [Float] {{  // at most {context_length} ids
-    let row = MLShapedArray<Int32>(scalars: ids, shape: [1, ids.count])
-    let mask = MLShapedArray<Int32>(repeating: 1, shape: [1, ids.count])
-    return try embedding(model, ["ids": MLMultiArray(row), "mask": MLMultiArray(mask)])
-}}
-
-func encodeImage(_ model: MLModel, _ rgb: [UInt8]) throws -> [Float] {{
-    let pixels = MLShapedArray<Float>(scalars: rgb.map(Float.init), shape: [1, {size}, {size}, 3])
-    return try embedding(model, ["pixels": MLMultiArray(pixels)])
-}}
-```
-
-The packages were read back and computed operation by operation in torch, not by Core ML, and this code was not
-compiled: run `conformance/` on a device before you rely on them.
-"""
-
-_PYTHON_ONNX = """
-## Python, onnxruntime
-
-With `pip install onnxruntime {package}`, in this folder:
-
-```python
-import numpy as np, onnxruntime
-{imports}
-
-options = onnxruntime.SessionOptions()
-options.add_session_config_entry("session.x64quantprecision", "1")
-text = onnxruntime.InferenceSession("programs/encode_text.onnx", options)
-image = onnxruntime.InferenceSession("programs/encode_image.onnx", options)
-{tokenizer}
-
-{encode}
-query = text.run(["embedding"], {{"ids": ids, "mask": mask}})[0]
-pixels = np.full((1, {size}, {size}, 3), 255, np.uint8)  # a picture, preprocessed
-score = query @ image.run(["embedding"], {{"pixels": pixels}})[0].T
-```
-
-Feed one text at a time to an int8 program: its activations have one range for all that a call carries.
-Without that option the sums of an int8 program saturate silently on x86 without VNNI, and its answers are wrong;
-the conformance pack shows whether they are.
-"""
-
-_PYTHON_EXECUTORCH = """
-## Python, ExecuTorch
-
-With `pip install executorch torch {package}`, in this folder:
-
-```python
-import numpy as np, torch
-{imports}
-from executorch.runtime import Runtime
-
-program = Runtime.get().load_program("programs/model.pte")
-encode_text, encode_image = program.load_method("encode_text"), program.load_method("encode_image")
-{tokenizer}
-
-{encode}
-query = encode_text.execute([torch.from_numpy(ids), torch.from_numpy(mask)])[0]
-pixels = torch.full((1, {size}, {size}, 3), 255, dtype=torch.uint8)  # a picture, preprocessed
-score = query @ encode_image.execute([pixels])[0].T
-```
-"""
-
-_WEB = """
-## JavaScript, onnxruntime-web
-
-`dmedge.mjs` and the two modules beside it load this folder in a browser, with nothing to build. Put the folder on your
-web server, and beside it, as `ort/`, these files of the npm package `onnxruntime-web` {ort_version}: `{ort_files}`.
-
-```html
-<script type="module">
-import * as ort from "./ort/ort.wasm.min.mjs";
-import {{ openBundle }} from "./bundle/dmedge.mjs";
-
-ort.env.wasm.wasmPaths = new URL("./ort/", location.href).href;
-const model = await openBundle({{ ort }});
-const picture = await (await fetch("./bundle/conformance/images/wide.png")).blob();
-const query = await model.encodeText("red apple");
-const found = await model.encodeImage(picture); // a file, an ImageBitmap, or RGBA pixels
-const score = query.embedding.reduce((sum, value, i) => sum + value * found.embedding[i], 0);
-</script>
-```
-
-The loader checks the sha256 of every file that it reads, tokenizes as SentencePiece does and resizes as Pillow does, to
-the last bit. More than one thread, as in `openBundle({{ ort, threads: 2 }})`, needs a page served with
-`Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`; any other page uses one.
-"""
-
-SNIPPETS: Mapping[tuple[str, EngineName], str] = {
-    ("android", "xnnpack"): _ANDROID,
-    ("ios", "xnnpack"): _SWIFT_EXECUTORCH,
-    ("ios", "coreml"): _SWIFT_COREML,
-    ("web", "onnxruntime-web"): _WEB,
-    ("linux-arm64", "onnxruntime"): _PYTHON_ONNX,
-    ("linux-arm64", "xnnpack"): _PYTHON_EXECUTORCH,
-    ("linux-x86_64", "onnxruntime"): _PYTHON_ONNX,
-    ("linux-x86_64", "xnnpack"): _PYTHON_EXECUTORCH,
-}
 
 _OWN_TOKENIZER: Mapping[str, str] = {
     "vocabulary": "`tokenizer.model` | SentencePiece vocabulary",
-    "package": "sentencepiece",
-    "imports": "import sentencepiece",
+    "packages": " sentencepiece",
+    "imports": "import sentencepiece\n",
     "tokenizer": 'tokenizer = sentencepiece.SentencePieceProcessor("tokenizer.model")',
     "encode": 'ids = np.array([tokenizer.encode("red apple")[:{context_length}]], np.int32)\nmask = np.ones_like(ids)',
 }
 _IMPORTED_TOKENIZER: Mapping[str, str] = {
     "vocabulary": "{files} | the tokenizer of the model that was imported, and what its own code does around it",
-    "package": "'dmedge[imported]'",
-    "imports": "from dmedge.artifact import load_artifact\nfrom dmedge.data.hf_tokenizer import open_tokenizer",
+    "packages": " 'dmedge[imported]'",
+    "imports": "from dmedge.artifact import load_artifact\nfrom dmedge.data.hf_tokenizer import open_tokenizer\n",
     "tokenizer": 'tokenizer = open_tokenizer(load_artifact("."), {context_length})',
     "encode": 'ids, mask = tokenizer.batch(["red apple"])',
 }
+_NO_TOKENIZER: Mapping[str, str] = dict.fromkeys(_OWN_TOKENIZER, "")
 
 
-def bundle_readme(
-    target: str, engines: Sequence[EngineName], precision: str, config: ModelConfig, tokenizer: Sequence[str]
-) -> str:
-    """Text of README.md.
+@dataclass(frozen=True, eq=False)
+class About:
+    """What a README is about."""
 
-    Args:
-        target: where the bundle runs.
-        engines: that carry its programs; each has its lines of code.
-        precision: in words.
-        config: of the model.
-        tokenizer: its files.
-    """
+    target: str
+    variant: Variant
+    engines: Sequence[EngineName]  # each has its lines of code
+    precision: str  # in words
+    checkpoint: Checkpoint
+    programs: Sequence[Program]
+    tokenizer: Sequence[str]  # its files, none where no program reads text
+
+
+def bundle_readme(about: About) -> str:
+    """Text of README.md."""
+    config, names = about.checkpoint.model.config, [program.name for program in about.programs]
     facts = {
         "size": config.image_size,
         "context_length": config.context_length,
         "embed_dim": config.embed_dim,
+        "labels": len(about.checkpoint.labels),
+        "outputs": ", ".join(_logits(about)),
+        "heads": _heads(about),
         "ort_version": ONNXRUNTIME_WEB.version,
         "ort_files": "`, `".join(ONNXRUNTIME_WEB.files),
     }
-    lines = _OWN_TOKENIZER if tokenizer == ("tokenizer.model",) else _IMPORTED_TOKENIZER
-    named = ", ".join(f"`{name}`" for name in tokenizer)
-    words = {key: line.format(files=named, **facts) for key, line in lines.items()}
-    files = "; ".join(ENGINES[engine].description for engine in engines)
-    fuse = _fuse(config) if config.fusion != "none" else ""
-    answers = "| `answers.json` | what the answer head chooses from |\n" if config.answers else ""
-    head = _COMMON.format(target=target, precision=precision, files=files, fuse=fuse, answers=answers, **facts, **words)
-    return head + "".join(SNIPPETS[target, engine].format(**facts, **words) for engine in engines)
-
-
-def _fuse(config: ModelConfig) -> str:
-    """What the fusion gives, by the heads that it has."""
-    heads = {"classes": (config.classes, "each class"), "answers": (config.answers, "each answer")}
-    found = {name: words for name, (count, words) in heads.items() if count}
-    return _FUSE.format(
-        outputs=", ".join(["match", *found]), heads="".join(f", and one for {words}" for words in found.values())
+    facts |= {key: line.format(files=_quoted(about.tokenizer), **facts) for key, line in _tokenizer(about).items()}
+    uses = _uses(about)
+    head = _HEAD.format(
+        title=_TITLES[about.variant].format(target=about.target),
+        precision=about.precision,
+        variant="" if about.variant == "full" else f", variant {about.variant}",
+        files="; ".join(ENGINES[engine].description for engine in about.engines),
+        rows="".join(row.format(**facts) for use, row in _ROWS.items() if use in uses),
+        golden=" and ".join(word for use, word in (("pixels", "pictures"), ("ids", "texts")) if use in uses),
     )
+    text = head + "".join(_PROGRAMS[name].format(**facts) for name in names)
+    if len({"encode_image", "encode_text"} & set(names)) == 1:
+        text += _ONE_SIDE.format(**facts)
+    elif "encode_image" in names:
+        text += _EMBEDDINGS.format(**facts)
+    parts = {"head", "end", *names, *uses}
+    for engine in about.engines:
+        pieces = SNIPPETS[about.target, engine]
+        text += "".join(pieces[part].format(**facts) for part in ORDER if part in parts and part in pieces)
+    return text
+
+
+def _uses(about: About) -> set[str]:
+    """What the bundle reads and gives: the keys of `_ROWS`, and "both" where it scores pictures for texts."""
+    names = {program.name for program in about.programs}
+    uses = {spec.name for program in about.programs if program.name != "fuse" for spec in program.inputs}
+    outputs = {spec.name for program in about.programs for spec in program.outputs}
+    uses |= {"labels"} if "classify" in names else set()
+    uses |= {"both"} if {"encode_image", "encode_text"} <= names else set()
+    uses |= {"classes"} if about.variant in ("full", "fused") else set()
+    return uses | (outputs & {"answers"})
+
+
+def _tokenizer(about: About) -> Mapping[str, str]:
+    if not about.tokenizer:
+        return _NO_TOKENIZER
+    return _OWN_TOKENIZER if tuple(about.tokenizer) == ("tokenizer.model",) else _IMPORTED_TOKENIZER
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _logits(about: About) -> list[str]:
+    """Outputs of the fusion."""
+    programs = [program for program in about.programs if program.name in ("fuse", "fuse_pair")]
+    return [spec.name for program in programs for spec in program.outputs]
+
+
+def _heads(about: About) -> str:
+    """What the fusion gives beside the match, by the heads that it has."""
+    words = {"classes": "each class", "answers": "each answer"}
+    return "".join(f", and one for {words[name]}" for name in _logits(about) if name in words)

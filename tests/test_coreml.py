@@ -64,7 +64,7 @@ def session(bundle: Artifact) -> Iterator[Session]:
 
 def programs_of(config: ModelConfig) -> tuple[Program, ...]:
     engine = ENGINES["coreml"]
-    return bundle_programs(config, engine.runtime, engine.file, engine.fixed, engine.dtypes)
+    return bundle_programs(checkpoint_programs(config), engine)
 
 
 def assert_near(wanted: tuple[torch.Tensor, ...], found: list[Array]) -> None:

@@ -137,7 +137,8 @@ def test_the_whole_way_on_the_real_runtimes(tmp_path: Path) -> None:
     assert "linux-x86_64" in page
     assert not re.search(r"""(src|href)=["']https?:""", page)  # the page asks no network
     left = {path.name for path in Path("runs/demo").iterdir()}
-    assert left == {".cache", *MADE, "baseline.log", "report.html"}
+    logs = {f"{name}.log" for name in ("baseline", "android", "linux-x86_64")}
+    assert left == {".cache", *MADE, *logs, "report.html"}
 
     with tiny_world():
         again = json.loads(invoke(*arguments, "--json").stdout)

@@ -38,10 +38,10 @@ INT4 = CompressConfig(int4=True, ledger_texts=0, calibration_items=32)
 WORDS = ["red apple", "green pear", "grüner Baum", "rotes Haus", "red house", "ラーメン", "soupe de nouilles"]
 
 
-def tiny_model() -> DualEncoder:
+def tiny_model(config: ModelConfig = CONFIG) -> DualEncoder:
     """A random model in which every branch has a say: no weight is left at zero."""
     torch.manual_seed(0)
-    model = DualEncoder(CONFIG)
+    model = DualEncoder(config)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
@@ -66,13 +66,13 @@ def tiny_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer(path, CONFIG.context_length)
 
 
-def write_checkpoint(out: Path) -> Artifact:
+def write_checkpoint(out: Path, config: ModelConfig = CONFIG) -> Artifact:
     """A checkpoint of `tiny_model`."""
     with new_artifact(out) as draft, TemporaryDirectory() as folder:
         labels = tuple(f"label {i}" for i in range(CONFIG.classes))
         tokenizer = tiny_tokenizer(Path(folder))
-        save_checkpoint(draft.path, Checkpoint(tiny_model(), tokenizer, Preprocess(CONFIG.image_size), labels))
-        return draft.finish(kind="checkpoint", stage="test", config={}, programs=checkpoint_programs(CONFIG), tools={})
+        save_checkpoint(draft.path, Checkpoint(tiny_model(config), tokenizer, Preprocess(CONFIG.image_size), labels))
+        return draft.finish(kind="checkpoint", stage="test", config={}, programs=checkpoint_programs(config), tools={})
 
 
 def quick_export(target: str) -> ExportConfig:

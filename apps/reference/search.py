@@ -45,6 +45,8 @@ class Model:
         self.programs = {program["name"]: program for program in programs}
         if not programs:
             raise SystemExit(f"{bundle}: not for onnxruntime; export it with --target linux-x86_64")
+        if not {"encode_image", "encode_text"} <= self.programs.keys():
+            raise SystemExit(f"{bundle}: has no two encoders; export it with --variant full or dual")
         self.preprocessing = json.loads((bundle / "preprocessor_config.json").read_text(encoding="utf-8"))
         known = {"fit": "pad-centre", "resample": "bilinear-antialiased"}
         if not known.items() <= self.preprocessing.items() or not (bundle / "tokenizer.model").exists():

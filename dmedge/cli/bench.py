@@ -89,6 +89,9 @@ def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
 def _print_accuracy(accuracy: dict[str, Any] | None) -> None:
     if accuracy is None:
         click.echo("accuracy: not verified; a latency without it is no result: run dmedge verify")
+    elif "recall_at_10" not in accuracy:
+        alike = ", ".join(f"{name} {share:.4f}" for name, share in accuracy["agreement"].items())
+        click.echo(f"accuracy: decides as the baseline: {alike}, verdict {accuracy['verdict']}")
     else:
         click.echo(
             f"accuracy: recall@10 {accuracy['recall_at_10']:.4f}, baseline {accuracy['baseline_recall_at_10']:.4f}, "

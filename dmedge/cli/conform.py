@@ -70,11 +70,13 @@ def _print_report(bundle: Artifact, found: "Conformance", signature: str) -> Non
             f"{row.min_cosine:.6f}",
             "yes" if row.is_within else "NO",
         ]
-        for name, row in {**parity.programs, "scores": parity.scores}.items()
+        for name, row in parity.rows.items()
     ]
     click.echo(text_table(["program", "n", "max error", "tolerance", "min cosine", "within"], rows))
-    click.echo(f"pixels: {parity.images - len(parity.images_differing)} of {parity.images} pictures alike")
-    click.echo(f"token ids: {parity.texts - len(parity.texts_differing)} of {parity.texts} texts alike")
+    if parity.images:
+        click.echo(f"pixels: {parity.images - len(parity.images_differing)} of {parity.images} pictures alike")
+    if parity.texts:
+        click.echo(f"token ids: {parity.texts - len(parity.texts_differing)} of {parity.texts} texts alike")
     for name, check in (found.self_checks or {}).items():
         click.echo(f"bundled {name}: {check.cases} cases, {check.failure or 'verified by itself'}")
     click.echo(f"signature: {signature}")

@@ -7,6 +7,7 @@ import click
 
 from dmedge.artifact import Artifact, download_bytes, program_bytes
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
+from dmedge.variants import VARIANTS, bundle_name, variant_of
 
 SHARE = click.FloatRange(0, 1)
 
@@ -15,6 +16,21 @@ SHARE = click.FloatRange(0, 1)
 @click.argument("run", type=ArtifactParam("checkpoint"), required=False)
 @click.option("--target", "targets", multiple=True, metavar="TARGET", help="Where it is to run; repeatable.")
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Only programs for it; repeatable.")
+@click.option(
+    "--variant",
+    type=click.Choice(list(VARIANTS)),
+    default="full",
+    show_default=True,
+    help="Which programs of the model; see docs/targets.md.",
+)
+@click.option(
+    "--prompts",
+    "prompt_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Texts of the variant prompts: lines, tab-separated label, language and text, or JSON.",
+)
+@click.option("--prompt", "prompt_texts", multiple=True, metavar="TEXT", help="A label and its text; repeatable.")
 @click.option("--bundled", is_flag=True, help="Add an ExecuTorch program that verifies itself; doubles the size.")
 @click.option("--min-delegated", type=SHARE, help="Fail if less of a program's multiply-accumulates is delegated.")
 @click.option("--min-int8", type=SHARE, help="Fail if less of a program's multiply-accumulates is in integers.")
@@ -31,6 +47,8 @@ SHARE = click.FloatRange(0, 1)
 def export(
     run: Artifact | None,
     targets: tuple[str, ...],
+    prompt_file: Path | None,
+    prompt_texts: tuple[str, ...],
     key: Path | None,
     out: Path | None,
     list_targets: bool,
@@ -48,8 +66,10 @@ def export(
     if not targets:
         raise click.UsageError("no target; expected --target NAME; see dmedge export --list-targets")
     from dmedge.export.config import ExportConfig
+    from dmedge.export.prompts import Prompt, read_prompts
 
-    configs = [ExportConfig(target=target, **settings) for target in targets]
+    prompts = (*(read_prompts(prompt_file) if prompt_file else ()), *(Prompt(label=t, text=t) for t in prompt_texts))
+    configs = [ExportConfig(target=target, prompts=prompts, **settings) for target in targets]
     seal = None
     if key is not None:
         from dmedge.signature import seal_with
@@ -58,7 +78,9 @@ def export(
     parent = run or default_artifact("checkpoint")
     from dmedge.export.bundle import export_bundle
 
-    bundles = [export_bundle(parent, c, place(parent, c.target, out, len(targets)), seal=seal) for c in configs]
+    names = [bundle_name(c.target, c.variant) for c in configs]
+    places = [place(parent, name, out, len(targets)) for name in names]
+    bundles = [export_bundle(parent, c, where, seal=seal) for c, where in zip(configs, places, strict=True)]
     if as_json:
         print_json([facts(bundle) for bundle in bundles])
     else:
@@ -66,11 +88,11 @@ def export(
             print_result(bundle)
 
 
-def place(parent: Artifact, target: str, out: Path | None, count: int) -> Path:
+def place(parent: Artifact, name: str, out: Path | None, count: int) -> Path:
     """Where the bundle for one of `count` targets goes."""
     if out is None:
-        return parent.sibling(target)
-    return out / target if count > 1 else out
+        return parent.sibling(name)
+    return out / name if count > 1 else out
 
 
 def print_targets(as_json: bool) -> None:
@@ -86,13 +108,17 @@ def print_targets(as_json: bool) -> None:
 
 def facts(bundle: Artifact) -> dict[str, object]:
     """What `--json` prints of one bundle."""
+    from dmedge.export.costs import read_costs
+
     return {
         "path": bundle.root,
         "digest": bundle.digest,
         "target": bundle.manifest.target,
+        "variant": variant_of(bundle.manifest),
         "program_bytes": program_bytes(bundle),
         "download_bytes": download_bytes(bundle),
         **bundle.manifest.summary,
+        "costs": read_costs(bundle),
     }
 
 
@@ -100,9 +126,18 @@ def print_result(bundle: Artifact) -> None:
     """The path, the sizes, and how near it is to torch."""
     found = facts(bundle)
     click.echo(bundle.root)
-    click.echo(f"  programs    {found['program_bytes']:,} bytes, {found['precision']}")
+    names = ", ".join(dict.fromkeys(program.name for program in bundle.manifest.programs))
+    click.echo(f"  programs    {found['program_bytes']:,} bytes, {found['precision']}: {names}")
     click.echo(f"  download    {found['download_bytes']:,} bytes")
     parity = bundle.manifest.summary["parity"]
     assert isinstance(parity, dict)
     for runtime, errors in parity.items():
         click.echo(f"  vs torch    {', '.join(f'{name} {error:.1g}' for name, error in errors.items())} ({runtime})")
+    if isinstance(costs := found["costs"], dict):
+        click.echo(f"  took        {costs['seconds']:.0f} s: {'; '.join(map(_cost_words, costs['engines'].items()))}")
+
+
+def _cost_words(engine: tuple[str, dict[str, Any]]) -> str:
+    runtime, cost = engine
+    peak = f", {cost['peak_rss_bytes'] / 1e6:,.0f} MB at most" if cost["peak_rss_bytes"] else ""
+    return f"{runtime} {cost['lowering_s']:.0f} s and {cost['comparing_s']:.0f} s to compare{peak}"

@@ -99,10 +99,31 @@ def fail_on(report: dict[str, Any]) -> None:
 
 
 def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
+    click.echo(budget_table(report["budgets"]))
+    if "choices" in report:
+        _print_choices(report)
+    else:
+        _print_recall(report)
+    click.echo(f"verdict: {report['verdict']}")
+    click.echo(evidence.root)
+
+
+def _print_choices(report: dict[str, Any]) -> None:
+    rows = [
+        [name, f"{row['n']:,}", *(_number(row[key]) for key in ("agreement", "accuracy", "baseline_accuracy"))]
+        for name, row in report["choices"].items()
+    ]
+    click.echo(text_table(["decides", "n", "as baseline", "right", "baseline right"], rows))
+    known = {name: row["n_known"] for name, row in report["choices"].items()}
+    click.echo(f"truth known of {', '.join(f'{n:,} ({name})' for name, n in known.items())}; {report['data']['name']}")
+
+
+def _print_recall(report: dict[str, Any]) -> None:
     data, macro = report["data"], report["macro"]["text_to_image"]
     worst = report["worst_language"]
     row = report["languages"][worst]
-    click.echo(budget_table(report["budgets"]))
+    if (side := report["method"]["embedded_by_baseline"]) is not None:
+        click.echo(f"one encoder alone (variant {report['variant']}): the baseline embedded the {side}, in torch")
     click.echo(
         f"text to image recall@10 {macro['artifact']['recall_at_10']:.4f}, baseline "
         f"{macro['baseline']['recall_at_10']:.4f}, chance {macro['artifact']['chance_at_10']:.4f}; "
@@ -113,8 +134,6 @@ def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
         f"worst language {worst} ({row['name']}): recall@10 {row['recall_at_10']:.4f}, "
         f"baseline {row['baseline_recall_at_10']:.4f}"
     )
-    click.echo(f"verdict: {report['verdict']}")
-    click.echo(evidence.root)
 
 
 def budget_table(lines: list[dict[str, Any]]) -> str:

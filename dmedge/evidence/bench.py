@@ -24,6 +24,7 @@ REPORT, SAMPLES = "bench.json", "samples.npz"
 LABEL = "host figure, not a phone"
 LOCAL = "local"
 FRONT = {"encode_image": "decode_resize", "encode_text": "tokenise", "encode_text_longest": "tokenise"}
+FRONT |= {"classify": "decode_resize"}
 
 
 def bench_bundle(

@@ -41,7 +41,7 @@ def check_in_browser(session: BrowserSession, bundle: Artifact) -> ParityReport:
     pack = read_pack(bundle)
     images: dict[str, Difference] = {}
     for case, (name, found) in enumerate(zip(pack.images, session.pixels(_files(pack)), strict=True)):
-        want = pack.array("encode_image", case, "pixels")
+        want = pack.array(pack.holder("pixels"), case, "pixels")
         if want.tobytes() != found:
             shape = want.shape if len(found) == want.nbytes else (len(found),)
             images[name] = first_difference(
@@ -49,7 +49,7 @@ def check_in_browser(session: BrowserSession, bundle: Artifact) -> ParityReport:
             )
     texts: dict[str, Difference] = {}
     for case, (text, ids) in enumerate(zip(pack.texts, session.tokenize(list(pack.texts)), strict=True)):
-        want = pack.array("encode_text", case, "ids")
+        want = pack.array(pack.holder("ids"), case, "ids")
         if want[0].tolist() != ids:
             texts[text] = first_token(case, text, "ids", want, np.array([ids], np.int32))
     return replace(

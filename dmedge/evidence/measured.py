@@ -12,6 +12,7 @@ from dmedge.data.evalset import EvalSet
 from dmedge.environment import host_facts
 from dmedge.evidence.accuracy import DIRECTIONS
 from dmedge.evidence.agreement import Agreement
+from dmedge.evidence.choices import Choices
 from dmedge.evidence.comparison import JUDGED_K, Comparison
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import Coverage
@@ -19,21 +20,20 @@ from dmedge.evidence.leakage import data_digest
 from dmedge.evidence.parity import ParityReport
 from dmedge.evidence.verdict import Budget, BudgetLine, judge, judge_exact, judge_retention, overall
 from dmedge.runtime.session import SessionFacts
+from dmedge.variants import variant_of
 
 REPORT, RANKS = "verify.json", "ranks.npz"
 UNBOUNDED = 1e6  # stands for an error without bounds, which JSON cannot write
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """Everything that verification looked at."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Checked:
+    """What verification looks at whatever the programs are for."""
 
     bundle: Artifact
     baseline: Artifact
     fp32_bundle: Artifact | None  # the baseline exported for the same target
     data: EvalSet
-    comparison: Comparison
-    agreement: Agreement
     parity: ParityReport
     coverage: Coverage | None
     is_calibration_known: bool
@@ -46,16 +46,50 @@ class Measured:
         return parents | ({"fp32_bundle": self.fp32_bundle.digest} if self.fp32_bundle else {})
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured(Checked):
+    """What verification looks at of a bundle that embeds."""
+
+    comparison: Comparison
+    agreement: Agreement
+    embedded_by_baseline: str | None = None  # "images" or "texts": what a variant with one encoder lacks
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decided(Checked):
+    """What verification looks at of a bundle that decides."""
+
+    choices: Mapping[str, Choices]
+
+
 def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
     """One line for every limit that verification can judge, in the order of `Budget`."""
     kept = measured.comparison.judged["text_to_image"]
-    size = size_ratio(measured)
     lines = []
     if (limit := budget.macro_recall_at_10_retention) is not None:
         lines.append(judge_retention("macro_recall_at_10_retention", limit, kept.macro))
     if (limit := budget.worst_language_retention) is not None:
         n = len(kept.languages)
         lines.append(judge_retention("worst_language_retention", limit, kept.worst, languages=n))
+    lines += judge_checked(measured, budget)
+    if (limit := budget.recall_at_10) is not None:
+        found = kept.artifact
+        lines.append(judge("recall_at_10", limit, found.value, found.low, found.high))
+    return lines
+
+
+def judge_choices(decided: Decided, budget: Budget) -> list[BudgetLine]:
+    """One line for every limit that a bundle that decides can be judged by; its least agreement counts."""
+    lines = judge_checked(decided, budget)
+    if (limit := budget.choice_agreement) is not None:
+        worst = min((choices.agreement for choices in decided.choices.values()), key=lambda found: found[0])
+        lines.append(judge("choice_agreement", limit, *worst))
+    return lines
+
+
+def judge_checked(measured: Checked, budget: Budget) -> list[BudgetLine]:
+    """Size, parity and plan."""
+    size, lines = size_ratio(measured), []
     if (limit := budget.program_size_ratio) is not None:
         lines.append(judge("program_size_ratio", limit, size, size, size))
     if (limit := budget.parity_error_ratio) is not None:
@@ -64,13 +98,10 @@ def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
         coverage = measured.coverage
         share = coverage.share_carried_out if coverage else None
         lines.append(judge("plan_carried_out", limit, share, share, share))
-    if (limit := budget.recall_at_10) is not None:
-        found = kept.artifact
-        lines.append(judge("recall_at_10", limit, found.value, found.low, found.high))
     return lines
 
 
-def size_ratio(measured: Measured) -> float | None:
+def size_ratio(measured: Checked) -> float | None:
     """Bytes of the programs that were judged over those of the fp32 bundle; None without one."""
     if measured.fp32_bundle is None:
         return None
@@ -80,42 +111,61 @@ def size_ratio(measured: Measured) -> float | None:
 
 def report_json(measured: Measured, lines: Sequence[BudgetLine], config: VerifyConfig) -> dict[str, Any]:
     """The content of verify.json."""
-    comparison, data = measured.comparison, measured.data
+    comparison = measured.comparison
+    found = {
+        "macro": comparison.macro_json(),
+        "tags": {tag: comparison.macro_json(tag) for tag in comparison.artifact.tags()},
+        "worst_language": comparison.worst_language(),
+        "languages": comparison.languages_json(),
+        "agreement": measured.agreement.to_json(),
+    }
+    method = {
+        "resamples": config.resamples,
+        "confidence": config.confidence,
+        "seed": config.seed,
+        "interval": "bootstrap over emoji, paired; languages simultaneous (sup-t)",
+        "ties": "count as ahead of the match",
+        "embedded_by_baseline": measured.embedded_by_baseline,
+    }
+    return _whole_json(measured, lines, found, method)
+
+
+def choices_json(decided: Decided, lines: Sequence[BudgetLine]) -> dict[str, Any]:
+    """The content of verify.json for a bundle that decides."""
+    found = {"choices": {name: choices.to_json() for name, choices in decided.choices.items()}}
+    return _whole_json(decided, lines, found, {"interval": "Wilson, 95 %"})
+
+
+def _whole_json(
+    measured: Checked, lines: Sequence[BudgetLine], found: Mapping[str, Any], method: Mapping[str, Any]
+) -> dict[str, Any]:
+    data = measured.data
     return {
         "verdict": overall(lines),
         "budgets": [line.to_json() for line in lines],
         "artifact_sha256": measured.bundle.digest,
         "baseline_sha256": measured.baseline.digest,
         "fp32_bundle_sha256": measured.fp32_bundle.digest if measured.fp32_bundle else None,
+        "variant": variant_of(measured.bundle.manifest),
         "data": {
             "name": data.name,
             "sha256": data_digest(data),
             "n_images": len(data.images),
             "n_texts": len(data.texts),
-            "n_languages": len(comparison.artifact.languages),
+            "n_languages": len(set(data.languages)),
             "calibration_checked": measured.is_calibration_known,
         },
-        "macro": comparison.macro_json(),
-        "tags": {tag: comparison.macro_json(tag) for tag in comparison.artifact.tags()},
-        "worst_language": comparison.worst_language(),
-        "languages": comparison.languages_json(),
-        "agreement": measured.agreement.to_json(),
+        **found,
         "parity": measured.parity.to_json(),
         "coverage": measured.coverage.to_json() if measured.coverage else None,
         "size": _size_json(measured),
-        "method": {
-            "resamples": config.resamples,
-            "confidence": config.confidence,
-            "seed": config.seed,
-            "interval": "bootstrap over emoji, paired; languages simultaneous (sup-t)",
-            "ties": "count as ahead of the match",
-        },
+        "method": method,
         "runtime": {key: measured.facts[key] for key in ("runtime", "version", "threads")},
         "host": host_facts(),
     }
 
 
-def _size_json(measured: Measured) -> dict[str, Any]:
+def _size_json(measured: Checked) -> dict[str, Any]:
     runtime = measured.facts["runtime"]
     sizes: dict[str, Any] = {
         "program_bytes": program_bytes(measured.bundle, runtime),
@@ -143,6 +193,18 @@ def summary(report: Mapping[str, Any]) -> dict[str, object]:
         "program_size_ratio": report["size"].get("ratio"),
         "n_texts": report["data"]["n_texts"],
         "n_languages": report["data"]["n_languages"],
+    }
+
+
+def choices_summary(report: Mapping[str, Any]) -> dict[str, object]:
+    """The few facts of verify.json that the manifest repeats, for a bundle that decides."""
+    return {
+        "verdict": report["verdict"],
+        "failed": [line["name"] for line in report["budgets"] if line["verdict"] == "fail"],
+        "agreement": {name: row["agreement"] for name, row in report["choices"].items()},
+        "accuracy": {name: row["accuracy"] for name, row in report["choices"].items()},
+        "baseline_accuracy": {name: row["baseline_accuracy"] for name, row in report["choices"].items()},
+        "program_size_ratio": report["size"].get("ratio"),
     }
 
 

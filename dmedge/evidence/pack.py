@@ -6,7 +6,9 @@
   `encode_image/i` are those of `images[i]` after preprocessing, ids of `encode_text/i` those of
   `texts[i]`, so the pack tests resizing and tokenising too; `fuse/i` takes what the encoders gave for
   `pairs[i]`. The first output is there for every case, large ones only for the first few. `scores`
-  [texts, images] are the dot products of the embeddings.
+  [texts, images] are the dot products of the embeddings. A variant without one of the encoders has no
+  `scores`, and no pictures or no texts. `classify/i` is about `images[i]`; `fuse_pair/i` about `pairs[i]`,
+  which go through both lists side by side, from the start again where one is shorter.
 * `model.bpte`, where it was asked for: the ExecuTorch program with some of these cases inside, so that
   it can judge itself on a device; `"bundled": {program: {"cases", "rtol", "atol"}}` in `cases.json`
   says how many there are, and by what tolerance.
@@ -27,6 +29,7 @@ from dmedge.runtime.wire import Array
 
 FOLDER, CASES, GOLDEN, BUNDLED = "conformance", "cases.json", "golden.npz", "model.bpte"
 SCORES = "scores"  # in golden.npz, and among the tolerances
+HOLDERS = {"pixels": ("encode_image", "classify", "fuse_pair"), "ids": ("encode_text", "fuse_pair")}
 
 
 class SelfTest(NamedTuple):
@@ -45,7 +48,7 @@ class Pack:
     tolerances: Mapping[str, Mapping[str, float]]  # runtime -> program or "scores" -> greatest error
     images: tuple[str, ...]
     texts: tuple[str, ...]
-    pairs: tuple[tuple[int, int], ...]  # of a picture and a text, one for every case of "fuse"
+    pairs: tuple[tuple[int, int], ...]  # of a picture and a text, one for every case of "fuse" or "fuse_pair"
     golden: Mapping[str, Array]
     bundled: Mapping[str, SelfTest] = field(default_factory=dict)
 
@@ -65,6 +68,17 @@ class Pack:
             raise ArtifactError(f"{self.folder / GOLDEN}: lacks {key!r}; expected it; run dmedge export again")
         return self.golden[key]
 
+    def holder(self, tensor: str) -> str:
+        """The program whose case i has `tensor`, "pixels" or "ids", of picture or text i.
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        for program in HOLDERS[tensor]:
+            if golden_key(program, 0, tensor) in self.golden:
+                return program
+        raise ArtifactError(f"{self.folder}: no golden {tensor}; expected some; run dmedge export again")
+
     def tolerance(self, runtime: str, name: str) -> float:
         """Greatest error that a program, or the scores, may have.
 
@@ -81,11 +95,11 @@ class Pack:
 
     def input_name(self, program: str, case: int) -> str:
         """The picture, the text, or the pair of both that a case is about."""
-        if program == "encode_image" and case < len(self.images):
+        if program in ("encode_image", "classify") and case < len(self.images):
             return self.images[case]
         if program == "encode_text" and case < len(self.texts):
             return brief_text(self.texts[case])
-        if program == "fuse" and case < len(self.pairs):
+        if program in ("fuse", "fuse_pair") and case < len(self.pairs):
             image, text = self.pairs[case]
             return f"{self.input_name('encode_image', image)} with {self.input_name('encode_text', text)}"
         return "inputs of its own"

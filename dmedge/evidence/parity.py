@@ -1,7 +1,9 @@
 """Whether a bundle computes, in its own runtime, what torch computed when it was exported.
 
 The error of a case is the greatest absolute difference of an output over the greatest absolute
-value of its golden counterpart, so that one tolerance fits embeddings, features and logits.
+value of its golden counterpart, so that one tolerance fits embeddings, features and logits. Two outputs
+may be near zero for a picture and are compared with more: the scores of prompts with 1, which is the
+most that they can be, and the logits of `fuse_pair` with the greatest among all cases.
 """
 
 import json
@@ -29,6 +31,7 @@ __all__ = [
     "first_difference",
     "first_token",
     "golden_key",
+    "golden_scales",
     "output_error",
 ]
 
@@ -74,7 +77,7 @@ class ParityReport:
     """Every program against its golden outputs, every picture and text against its golden inputs."""
 
     programs: Mapping[str, ProgramParity]
-    scores: ProgramParity  # of every golden text for every golden picture
+    scores: ProgramParity | None  # of every golden text for every golden picture; None without both encoders
     images: int  # golden pictures
     images_differing: tuple[str, ...]  # files whose pixels after preprocessing are not the golden ones
     texts: int  # golden texts
@@ -87,20 +90,25 @@ class ParityReport:
         """Greatest error over its tolerance; inf when a golden input differs or nothing was compared."""
         if self.images_differing or self.texts_differing or not self.programs:
             return float("inf")
-        return max(row.max_error / row.tolerance for row in (*self.programs.values(), self.scores))
+        return max(row.max_error / row.tolerance for row in self.rows.values())
+
+    @property
+    def rows(self) -> Mapping[str, ProgramParity]:
+        """All comparisons by name, the scores last."""
+        return dict(self.programs) | ({} if self.scores is None else {SCORES: self.scores})
 
     @property
     def first(self) -> tuple[str, Difference] | None:
         """What differs first along the way of an app, and where: pixels and token ids come before outputs."""
         rows = {"pixels": self.first_pixel, "token ids": self.first_token}
-        rows |= {name: row.first for name, row in {**self.programs, SCORES: self.scores}.items()}
+        rows |= {name: row.first for name, row in self.rows.items()}
         return next(((name, found) for name, found in rows.items() if found is not None), None)
 
     def to_json(self) -> dict[str, Any]:
         """The figures by name; an error that is not finite is None."""
         return asdict(self) | {
             "programs": {name: row.to_json() for name, row in self.programs.items()},
-            "scores": self.scores.to_json(),
+            "scores": None if self.scores is None else self.scores.to_json(),
             "first_pixel": _difference_json(self.first_pixel),
             "first_token": _difference_json(self.first_token),
             "error_ratio": _plain(self.error_ratio),
@@ -120,7 +128,7 @@ def check_parity(session: Session, bundle: Artifact) -> ParityReport:
     texts_differing, first_token = _texts_differing(bundle, pack)
     return ParityReport(
         programs={program.name: _compare(pack, program, found[program.name]) for program in session.programs},
-        scores=_compare_scores(pack, runtime, found),
+        scores=_compare_scores(pack, runtime, found) if {"encode_image", "encode_text"} <= found.keys() else None,
         images=len(pack.images),
         images_differing=images_differing,
         texts=len(pack.texts),
@@ -130,17 +138,34 @@ def check_parity(session: Session, bundle: Artifact) -> ParityReport:
     )
 
 
-def output_error(golden: Array, found: Array) -> tuple[float, float]:
-    """Error of one output relative to the largest golden value, and the cosine of the two; inf and 0 if not finite."""
+def output_error(golden: Array, found: Array, scale: float | None = None) -> tuple[float, float]:
+    """Error of one output relative to `scale`, and the cosine of the two; inf and 0 if not finite.
+
+    Args:
+        scale: [default: the largest golden value].
+    """
     if golden.shape != found.shape or not (np.isfinite(found).all() and np.isfinite(golden).all()):
         return float("inf"), 0.0
     want, got = golden.astype(np.float64).ravel(), found.astype(np.float64).ravel()
     norms = np.linalg.norm(want) * np.linalg.norm(got)
     cosine = float(want @ got / norms) if norms else float(np.array_equal(want, got))
-    return float(np.abs(want - got).max(initial=0.0) / _scale(want)), cosine
+    return float(np.abs(want - got).max(initial=0.0) / (scale or _largest(want))), cosine
 
 
-def _scale(golden: Array) -> float:
+def golden_scales(pack: Pack, program: Program) -> dict[str, float]:
+    """Output -> what its errors are relative to in every case, for those where that is not its own largest value."""
+    if program.name == "classify":
+        return {SCORES: 1.0}
+    if program.name != "fuse_pair":
+        return {}
+    keys = {
+        spec.name: [golden_key(program.name, i, spec.name) for i in range(pack.count(program))]
+        for spec in program.outputs
+    }
+    return {name: max(_largest(pack.golden[key]) for key in own if key in pack.golden) for name, own in keys.items()}
+
+
+def _largest(golden: Array) -> float:
     return float(np.abs(golden[np.isfinite(golden)]).max(initial=0.0)) or 1.0
 
 
@@ -157,7 +182,7 @@ def _run(session: Session, pack: Pack, program: Program) -> list[list[Array]]:
 
 def _compare(pack: Pack, program: Program, found: Sequence[Sequence[Array]]) -> ProgramParity:
     """Every output that the pack holds; of the large ones it holds a few."""
-    tolerance = pack.tolerance(program.runtime, program.name)
+    tolerance, scales = pack.tolerance(program.runtime, program.name), golden_scales(pack, program)
     errors, first, compared = [], None, set()
     for case, outputs in enumerate(found):
         pack.array(program.name, case, program.outputs[0].name)  # must be there
@@ -166,9 +191,11 @@ def _compare(pack: Pack, program: Program, found: Sequence[Sequence[Array]]) -> 
             if want is None:
                 continue
             compared.add(spec.name)
-            errors.append(output_error(want, got))
+            scale = scales.get(spec.name)
+            errors.append(output_error(want, got, scale))
             if first is None and not errors[-1][0] <= tolerance:
-                first = first_difference(case, pack.input_name(program.name, case), spec.name, want, got, tolerance)
+                place = pack.input_name(program.name, case)
+                first = first_difference(case, place, spec.name, want, got, tolerance, scale)
     for spec in program.outputs:
         if spec.name not in compared:
             raise ArtifactError(
@@ -198,23 +225,27 @@ def _compare_scores(pack: Pack, runtime: str, found: Mapping[str, Sequence[Seque
     return ProgramParity(golden.size, greatest, cosine, tolerance, first)
 
 
-def first_difference(case: int, name: str, tensor: str, want: Array, got: Array, tolerance: float) -> Difference:
+def first_difference(
+    case: int, name: str, tensor: str, want: Array, got: Array, tolerance: float, scale: float | None = None
+) -> Difference:
     """The first number that is too far off, or the shapes where these differ."""
     if want.shape != got.shape:
         return Difference(case, name, tensor, (), _shape(want), _shape(got))
-    far = ~(np.abs(want.astype(np.float64) - got) <= tolerance * _scale(want))  # NaN is far off too
+    far = ~(np.abs(want.astype(np.float64) - got) <= tolerance * (scale or _largest(want)))  # NaN is far off too
     index = tuple(np.argwhere(far)[0].tolist())
     return Difference(case, name, tensor, index, want[index].item(), got[index].item())
 
 
 def _images_differing(bundle: Artifact, pack: Pack) -> tuple[tuple[str, ...], Difference | None]:
+    if not pack.images:
+        return (), None
     preprocess = Preprocess.from_json(json.loads(bundle.file("preprocessor_config.json").read_text(encoding="utf-8")))
     differing: list[str] = []
     first = None
     for case, name in enumerate(pack.images):
         with Image.open(pack.folder / name) as image:
             pixels = preprocess(image)[None]
-        want = pack.array("encode_image", case, "pixels")
+        want = pack.array(pack.holder("pixels"), case, "pixels")
         if not np.array_equal(pixels, want):
             differing.append(name)
             first = first or first_difference(case, name, "pixels", want, pixels, 0.0)
@@ -222,12 +253,14 @@ def _images_differing(bundle: Artifact, pack: Pack) -> tuple[tuple[str, ...], Di
 
 
 def _texts_differing(bundle: Artifact, pack: Pack) -> tuple[tuple[str, ...], Difference | None]:
+    if not pack.texts:
+        return (), None
     tokenizer = open_tokenizer(bundle, context_length(bundle))
     differing: list[str] = []
     first = None
     for case, text in enumerate(pack.texts):
         for name, row in zip(("ids", "mask"), tokenizer.batch([text]), strict=True):
-            want = pack.array("encode_text", case, name)
+            want = pack.array(pack.holder("ids"), case, name)
             if not np.array_equal(row, want):
                 first = first or first_token(case, text, name, want, row)
                 differing += [text] if text not in differing[-1:] else []

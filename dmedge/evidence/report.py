@@ -9,7 +9,7 @@ from dmedge.evidence.report_data import Collection, collect
 from dmedge.evidence.report_details import fidelity, latency, lineage, method
 from dmedge.evidence.report_ledger import ledgers
 from dmedge.evidence.report_search import searches
-from dmedge.evidence.report_sections import budgets, header, headline, languages, recalls, sizes
+from dmedge.evidence.report_sections import budgets, choices, header, headline, languages, recalls, sizes
 from dmedge.evidence.report_style import STYLE
 
 
@@ -34,7 +34,8 @@ def write_report(place: Path, out: Path) -> Path:
 
 def render(collection: Collection) -> str:
     """The page as text."""
-    verified = [entry for entry in collection.judged if entry.verify]
+    verified = [entry for entry in collection.judged if entry.recalls]
+    deciding = [entry for entry in collection.judged if entry.verify and not entry.recalls]
     timed = [entry for entry in collection.judged if entry.bench]
     sections = [
         header(collection),
@@ -44,8 +45,9 @@ def render(collection: Collection) -> str:
         ledgers(collection),
         *(languages(entry) for entry in verified),
         *(recalls(entry) for entry in verified),
+        *(choices(entry) for entry in deciding),
         *(latency(entry) for entry in timed),
-        *(fidelity(entry) for entry in verified),
+        *(fidelity(entry) for entry in (*verified, *deciding)),
         searches(collection),
         lineage(collection),
         method(collection),

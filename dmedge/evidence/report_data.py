@@ -29,6 +29,11 @@ class Judged:
     samples: Mapping[str, NDArray[np.int64]]  # of the benchmark, by name; ns
 
     @property
+    def recalls(self) -> Mapping[str, Any] | None:
+        """The verification, if it says what is found; that of a bundle that decides has `choices` instead."""
+        return self.verify if self.verify and "macro" in self.verify else None
+
+    @property
     def verdict(self) -> str:
         """The worse of the two verdicts; "not verified" without a verification, whatever a benchmark says."""
         found = [report["verdict"] for report in (self.verify, self.bench) if report and report["verdict"]]

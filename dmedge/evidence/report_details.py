@@ -1,6 +1,6 @@
 """The later sections of the report: latency, fidelity, lineage and method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -26,9 +26,16 @@ def latency(entry: Judged) -> str:
     assert entry.bench is not None
     host, runtime = entry.bench["host"]["before"], entry.bench["runtime"]
     cards = "".join(f"<div>{_case(name, row, entry)}</div>" for name, row in entry.bench["programs"].items())
+    programs = list(entry.bench["start"]["artifact"]["first_ms"])
     starts = table(
-        ["", "load", "first image", "first text", "memory at most", "before loading"],
-        [_start_row(side, start) for side, start in entry.bench["start"].items()],
+        [
+            "",
+            "load",
+            *(f"first {CASE_NAMES[name].split(',')[0]}" for name in programs),
+            "memory at most",
+            "before loading",
+        ],
+        [_start_row(side, start, programs) for side, start in entry.bench["start"].items()],
     )
     note = (
         f"{escape(str(host['cpu']))}, {runtime['threads']} thread(s), {escape(runtime['runtime'])} "
@@ -44,7 +51,7 @@ def latency(entry: Judged) -> str:
 def fidelity(entry: Judged) -> str:
     """Parity, coverage and agreement with the baseline."""
     assert entry.verify is not None
-    parity, coverage, alike = (entry.verify[key] for key in ("parity", "coverage", "agreement"))
+    parity, coverage = entry.verify["parity"], entry.verify["coverage"]
     parts = {
         "Outputs against torch": [
             (f"{name}, {row['n']} cases", f"{figure(row['max_error'])} (limit {row['tolerance']:g})")
@@ -54,16 +61,10 @@ def fidelity(entry: Judged) -> str:
             ("golden pictures", f"{parity['images'] - len(parity['images_differing'])} of {parity['images']} alike"),
             ("golden texts", f"{parity['texts'] - len(parity['texts_differing'])} of {parity['texts']} alike"),
         ],
-        "Answers against the baseline": [
-            ("same best image", percent(alike["same_first"])),
-            ("best ten in common", percent(alike["overlap_at_10"])),
-            ("recall@10, own gallery", figure(alike["recall_at_10"])),
-            ("recall@10, fp32 gallery", figure(alike["recall_at_10_baseline_gallery"])),
-            ("recall@10, fp32 query", figure(alike["recall_at_10_baseline_query"])),
-            ("texts", f"{alike['n']:,}"),
-        ],
-        "Quantization plan": _coverage_rows(coverage),
     }
+    if entry.recalls:
+        parts["Answers against the baseline"] = _agreement_rows(entry.recalls["agreement"])
+    parts["Quantization plan"] = _coverage_rows(coverage)
     cards = "".join(f"<div><h3>{title}</h3>{definitions(rows)}</div>" for title, rows in parts.items())
     return section(f"{escape(entry.name)}: does it compute the same?", f'<div class="cards">{cards}</div>')
 
@@ -113,14 +114,24 @@ def _case(name: str, row: Mapping[str, Any], entry: Judged) -> str:
     return f'<h3>{CASE_NAMES[name]}</h3><p class="big">{head}</p>{latency_chart(*samples)}{definitions(figures)}'
 
 
-def _start_row(side: str, start: Mapping[str, Any]) -> list[str]:
+def _start_row(side: str, start: Mapping[str, Any], programs: Sequence[str]) -> list[str]:
     return [
         {"artifact": "this bundle", "fp32": "fp32 bundle"}[side],
         milliseconds(start["load_ms"]),
-        milliseconds(start["first_ms"]["encode_image"]),
-        milliseconds(start["first_ms"]["encode_text"]),
+        *(milliseconds(start["first_ms"][name]) for name in programs),
         bytes_text(start["peak_rss_bytes"]),
         bytes_text(start["base_rss_bytes"]),
+    ]
+
+
+def _agreement_rows(alike: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("same best image", percent(alike["same_first"])),
+        ("best ten in common", percent(alike["overlap_at_10"])),
+        ("recall@10, own gallery", figure(alike["recall_at_10"])),
+        ("recall@10, fp32 gallery", figure(alike["recall_at_10_baseline_gallery"])),
+        ("recall@10, fp32 query", figure(alike["recall_at_10_baseline_query"])),
+        ("texts", f"{alike['n']:,}"),
     ]
 
 

@@ -27,6 +27,7 @@ BUDGET_NAMES = {
     "program_size_ratio": "program size over fp32",
     "parity_error_ratio": "greatest output error over its tolerance",
     "plan_carried_out": "share of the quantization plan carried out",
+    "choice_agreement": "decisions as those of the baseline",
     "recall_at_10": "recall@10, mean over languages",
     "latency_ratio": "latency over fp32, program that gained least",
 }
@@ -84,12 +85,14 @@ def headline(collection: Collection) -> str:
         rows.append(_baseline_row(collection.name_of(digest), entry))
     for entry in collection.judged:
         rows.append(_bundle_row(entry))
-        if entry.verify:
-            data, chance = entry.verify["data"], chance_at_10(entry.verify)
+        if entry.recalls:
+            data, chance = entry.recalls["data"], chance_at_10(entry.recalls)
             notes.append(
-                f"{data['name']}: {data['n_texts']:,} texts in {count_languages(entry.verify['languages'])}, among "
+                f"{data['name']}: {data['n_texts']:,} texts in {count_languages(entry.recalls['languages'])}, among "
                 f"{data['n_images']:,} images (chance {chance:.4f})"
             )
+            if (side := entry.recalls["method"].get("embedded_by_baseline")) is not None:
+                notes.append(f"{entry.name} has one encoder: the baseline embedded the {side}")
     names = ["", "runs on", "programs", "recall@10 known text", "recall@10 new text", "worst language", "latency", ""]
     note = "Recall@10, text to image, mean over languages. " + escape("; ".join(dict.fromkeys(notes))) + "."
     return section("At a glance", table(names, rows), note=note)
@@ -167,9 +170,30 @@ def recalls(entry: Judged) -> str:
     return section(f"{escape(entry.name)}: both ways", table(names, rows), note=note)
 
 
+def choices(entry: Judged) -> str:
+    """What a bundle decides, beside the baseline."""
+    assert entry.verify is not None
+    rows = [
+        [
+            f"{escape(name)}<small>n {row['n']:,}</small>",
+            f"{figure(row['agreement'])}<small>{interval(row)}</small>",
+            figure(row["accuracy"]),
+            figure(row["baseline_accuracy"]),
+            f"{figure(row['most_common'])}<small>n {row['n_known']:,}</small>",
+        ]
+        for name, row in entry.verify["choices"].items()
+    ]
+    names = ["", "as the baseline", "right", "baseline right", "most common answer"]
+    note = (
+        "The share of pictures, or of pairs with a text, for which the bundle decides as the float checkpoint does, "
+        "with a 95 % interval; and how often each is right where the truth is known."
+    )
+    return section(f"{escape(entry.name)}: what it decides", table(names, rows), note=note)
+
+
 def _baselines(judged: Sequence[Judged]) -> dict[str, Judged]:
     """Digest of each baseline -> a verification that measured it."""
-    return {entry.verify["baseline_sha256"]: entry for entry in reversed(judged) if entry.verify}
+    return {entry.recalls["baseline_sha256"]: entry for entry in reversed(judged) if entry.recalls}
 
 
 def _baseline_row(name: str, entry: Judged) -> list[str]:
@@ -183,18 +207,24 @@ def _bundle_row(entry: Judged) -> list[str]:
     verify, speed = entry.verify, "not timed"
     if entry.bench:
         ratios = {name: row["ratio"] for name, row in entry.bench["programs"].items()}
-        rows = [(CASE_NAMES[name].split(",")[0], ratios[name]) for name in ("encode_image", "encode_text")]
+        cases = ("encode_image", "encode_text", "fuse_pair", "classify")
+        rows = [(CASE_NAMES[name].split(",")[0], ratios[name]) for name in cases if name in ratios]
         speed = "".join(f"{name} ×{ratio['value']:.2f}<small>{interval(ratio)}</small>" for name, ratio in rows)
     name = f"{escape(entry.name)}<small>{entry.digest[:12]}</small>"
     if not verify:
         return [name, "", "", "", "", "not verified", speed, chip(entry.verdict)]
-    size, runtime, worst = verify["size"], verify["runtime"], verify["languages"][verify["worst_language"]]
+    size, runtime = verify["size"], verify["runtime"]
     share = f"×{size['ratio']:.2f} of fp32" if size.get("ratio") else "fp32 not exported"
+    where = f"{escape(runtime['runtime'])}<small>{escape(runtime['version'])}</small>"
+    takes = f"{bytes_text(size['program_bytes'])}<small>{share}</small>"
+    if not entry.recalls:
+        return [name, where, takes, "decides", "decides", "", speed, chip(entry.verdict)]
+    worst = verify["languages"][verify["worst_language"]]
     kept = percent_interval({"value": worst["retention_at_10"], "low": worst["low"], "high": worst["high"]})
     return [
         name,
-        f"{escape(runtime['runtime'])}<small>{escape(runtime['version'])}</small>",
-        f"{bytes_text(size['program_bytes'])}<small>{share}</small>",
+        where,
+        takes,
         _recall(verify, "known", "artifact"),
         _recall(verify, "novel", "artifact"),
         f"{escape(worst['name'])}<small>keeps {kept}</small>",

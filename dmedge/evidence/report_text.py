@@ -11,6 +11,8 @@ CASE_NAMES = {
     "encode_text": "text, lengths as in the data",
     "encode_text_longest": "text, full context",
     "fuse": "fusion of both",
+    "fuse_pair": "picture and text",
+    "classify": "picture",
 }
 CHIPS = {"pass": "pass", "fail": "fail", "not enough data": "unsure", "not verified": "unsure"}
 
@@ -50,17 +52,24 @@ def lead_text(entry: Judged) -> str:
     if entry.verify is None:
         return f"{name} was timed but not verified; a latency without its accuracy is no result."
     verify = entry.verify
+    share = f" in {percent(verify['size']['ratio'])} of the fp32 program size" if verify["size"].get("ratio") else ""
+    if entry.recalls is None:
+        found = ", ".join(f"{name} {percent_interval(_estimate(row))}" for name, row in verify["choices"].items())
+        return f"{name} decides as its baseline does{share}: {found}."
     kept = verify["macro"]["text_to_image"]["retention"]["recall_at_10"]
     worst = verify["languages"][verify["worst_language"]]
-    parts = [f"{name} keeps {percent_interval(kept)} of its baseline's recall@10"]
-    if verify["size"].get("ratio"):
-        parts.append(f" in {percent(verify['size']['ratio'])} of the fp32 program size")
+    parts = [f"{name} keeps {percent_interval(kept)} of its baseline's recall@10{share}"]
     parts.append(f"; {escape(worst['name'])}, its worst language, keeps {percent(worst['retention_at_10'])}")
     if entry.bench:
-        programs = entry.bench["programs"]
-        image, text = (programs[case]["ratio"]["value"] for case in ("encode_image", "encode_text"))
-        parts.append(f". On this host (no phone) an image takes ×{image:.2f} and a text ×{text:.2f} of the fp32 time")
+        ratios = {case: row["ratio"]["value"] for case, row in entry.bench["programs"].items()}
+        words = {"encode_image": "an image", "encode_text": "a text"}
+        taken = " and ".join(f"{word} takes ×{ratios[case]:.2f}" for case, word in words.items() if case in ratios)
+        parts.append(f". On this host (no phone) {taken} of the fp32 time")
     return "".join(parts) + "."
+
+
+def _estimate(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"value": row["agreement"], "low": row["low"], "high": row["high"]}
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

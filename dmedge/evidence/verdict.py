@@ -24,6 +24,7 @@ class Budget:
     program_size_ratio: float | None = 0.30  # of the fp32 programs for the same target, at most
     parity_error_ratio: float | None = 1.0  # greatest error over its tolerance, at most
     plan_carried_out: float | None = 1.0  # share of the planned modules that are really quantized, at least
+    choice_agreement: float | None = 0.95  # of the variants prompts and fused: decisions as the baseline's, at least
     recall_at_10: float | None = None  # text to image, mean over languages, of the artifact itself, at least
     latency_ratio: float | None = None  # of the fp32 bundle for the same target, every program, at most
 

@@ -1,13 +1,21 @@
-"""The `verify` stage: a bundle on its real runtime against the float checkpoint that it came from."""
+"""The `verify` stage: a bundle on its real runtime against the float checkpoint that it came from.
+
+Where a bundle has one encoder alone, the baseline embeds the other side in torch, as a server would. A bundle
+that decides by itself is judged by its decisions, see `dmedge.evidence.choices`.
+"""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
-from dmedge.evidence.accuracy import Measurement, measure
+from dmedge.evidence import choices
+from dmedge.evidence.accuracy import Measurement, TextImageEncoder, measure
 from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.baseline import check_baseline
 from dmedge.evidence.comparison import Comparison
@@ -17,16 +25,22 @@ from dmedge.evidence.leakage import check_calibration, find_calibration
 from dmedge.evidence.measured import (
     RANKS,
     REPORT,
+    Decided,
     Measured,
+    choices_json,
+    choices_summary,
     judge_all,
+    judge_choices,
     report_json,
     summary,
     write_ranks,
 )
 from dmedge.evidence.parity import check_parity
+from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.verdict import Budget
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.patience import patient_progress
+from dmedge.variants import variant_of
 
 STAGE = "verify"
 
@@ -58,13 +72,14 @@ def verify_bundle(
     if bundle.manifest.kind != "bundle":
         raise ArtifactError(f"{bundle.root}: found a {bundle.manifest.kind}; expected a bundle; run dmedge export")
     check_baseline(bundle, baseline)
+    if variant_of(bundle.manifest) in choices.VARIANTS:
+        return _verify_choices(bundle, baseline, out, data, config, budget, fp32_bundle)
     with new_artifact(out) as draft:
         measured = _measure(bundle, baseline, data, config, fp32_bundle, measured_baseline)
         lines = judge_all(measured, budget)
         report = report_json(measured, lines, config)
         digest = report["data"]["sha256"]
-        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        (draft.path / REPORT).write_text(text, encoding="utf-8")
+        _write_report(draft.path / REPORT, report)
         write_ranks(draft.path / RANKS, measured.comparison)
         return draft.finish(
             kind="evidence",
@@ -77,6 +92,54 @@ def verify_bundle(
         )
 
 
+def _verify_choices(
+    bundle: Artifact,
+    baseline: Artifact,
+    out: Path,
+    data: EvalSet,
+    config: VerifyConfig,
+    budget: Budget,
+    fp32_bundle: Artifact | None,
+) -> Artifact:
+    """As `verify_bundle`, for a variant that decides by itself."""
+    with new_artifact(out) as draft:
+        calibration = find_calibration(bundle)
+        with _open(bundle, config) as encoder, Encoder(baseline, threads=config.threads) as theirs:
+            if calibration is not None:
+                check_calibration(calibration, data, theirs.preprocess)
+            decided = Decided(
+                bundle=bundle,
+                baseline=baseline,
+                fp32_bundle=fp32_bundle,
+                data=data,
+                choices=choices.compare_choices(encoder, theirs, bundle, data),
+                parity=check_parity(encoder.session, bundle),
+                coverage=measure_coverage(bundle, encoder.facts()[0]["runtime"]),
+                is_calibration_known=calibration is not None,
+                facts=encoder.facts()[0],
+            )
+        report = choices_json(decided, judge_choices(decided, budget))
+        _write_report(draft.path / REPORT, report)
+        digest = report["data"]["sha256"]
+        return draft.finish(
+            kind="evidence",
+            stage=STAGE,
+            config=asdict(config) | {"data": data.name, "data_sha256": digest, "budget": asdict(budget)},
+            parents=decided.parents,
+            languages=bundle.manifest.languages,
+            summary=choices_summary(report),
+            target=bundle.manifest.target,
+        )
+
+
+def _write_report(path: Path, report: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _open(bundle: Artifact, config: VerifyConfig) -> Encoder:
+    return Encoder(bundle, threads=config.threads, workers=config.workers, runtime=config.runtime, show_progress=False)
+
+
 def _measure(
     bundle: Artifact,
     baseline: Artifact,
@@ -86,13 +149,18 @@ def _measure(
     measured_baseline: Measurement | None,
 ) -> Measured:
     calibration = find_calibration(bundle)
-    with Encoder(
-        bundle, threads=config.threads, workers=config.workers, runtime=config.runtime, show_progress=False
-    ) as encoder:
+    with ExitStack() as stack:
+        encoder = stack.enter_context(_open(bundle, config))
+        lacking = _lacking_side(encoder)
+        other = None
+        if lacking is not None:
+            other = stack.enter_context(Encoder(baseline, threads=config.threads, show_progress=False))
+            _check_widths(bundle, encoder, other)
+        whole = Completed(encoder, other or encoder, lacking)
         if calibration is not None:
-            check_calibration(calibration, data, encoder.preprocess)
+            check_calibration(calibration, data, (other or encoder).preprocess)
         parity = check_parity(encoder.session, bundle)
-        mine = _measure_all(encoder, data, f"verifying {bundle.name}")
+        mine = _measure_all(whole, data, f"verifying {bundle.name}")
         facts = encoder.facts()[0]
     theirs = measured_baseline or measure_baseline(baseline, data, config.threads)
     comparison = Comparison(mine.report, theirs.report, config.resamples, config.confidence, config.seed)
@@ -107,7 +175,44 @@ def _measure(
         coverage=measure_coverage(bundle, facts["runtime"]),
         is_calibration_known=calibration is not None,
         facts=facts,
+        embedded_by_baseline=lacking,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Completed:
+    """An encoder whose missing side another one embeds."""
+
+    encoder: Encoder
+    other: Encoder
+    lacking: str | None  # "images" or "texts"; None: nothing
+
+    def images(self, images: Sequence[Any]) -> Floats:
+        """Embed images as [N, D] unit-norm rows."""
+        return (self.other if self.lacking == "images" else self.encoder).images(images)
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """Embed texts as [T, D] unit-norm rows."""
+        return (self.other if self.lacking == "texts" else self.encoder).texts(texts)
+
+
+def _lacking_side(encoder: Encoder) -> str | None:
+    sides = {"images": "encode_image", "texts": "encode_text"}
+    return next((side for side, program in sides.items() if program not in encoder.program_names), None)
+
+
+def _check_widths(bundle: Artifact, encoder: Encoder, baseline: Encoder) -> None:
+    """The baseline can stand in only where both embed into one space.
+
+    Raises:
+        ArtifactError: the widths differ.
+    """
+    if encoder.embed_dim != baseline.embed_dim:
+        raise ArtifactError(
+            f"{bundle.root}: has one encoder, with embeddings of {encoder.embed_dim} numbers; expected "
+            f"{baseline.embed_dim} as of the baseline, which embeds the other side; verify the variant dual of the "
+            "same checkpoint"
+        )
 
 
 def measure_baseline(baseline: Artifact, data: EvalSet, threads: int) -> Measurement:
@@ -116,6 +221,6 @@ def measure_baseline(baseline: Artifact, data: EvalSet, threads: int) -> Measure
         return _measure_all(encoder, data, f"measuring {baseline.name}, the baseline")
 
 
-def _measure_all(encoder: Encoder, data: EvalSet, description: str) -> Measurement:
+def _measure_all(encoder: TextImageEncoder, data: EvalSet, description: str) -> Measurement:
     with patient_progress(description, len(data.texts)) as advance:
         return measure(encoder, data, draw_sample(data), advance)

@@ -23,7 +23,7 @@ Inputs = Sequence[Array]
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Pictures and texts to time programs with."""
+    """Pictures and texts to time programs with; none of what no program takes."""
 
     images: Sequence[Image.Image]
     texts: Sequence[str]
@@ -33,7 +33,9 @@ class Workload:
 def draw_workload(data: EvalSet, encoder: Encoder) -> Workload:
     """Choose pictures at even distances, and texts at even quantiles of their length in tokens."""
     places = np.linspace(0, len(data.images) - 1, min(SAMPLES, len(data.images))).astype(int)
-    images = [_picture(data.images[place]) for place in places.tolist()]
+    images = [_picture(data.images[place]) for place in places.tolist()] if encoder.takes("pixels") else []
+    if not encoder.takes("ids"):
+        return Workload(images, [], "")
     rows = np.linspace(0, len(data.texts) - 1, min(LOOKED_AT, len(data.texts))).astype(int)
     texts = sorted((data.texts[row] for row in rows), key=lambda text: (len(encoder.tokenizer.encode(text)), text))
     quantiles = (np.arange(SAMPLES) + 0.5) / SAMPLES * len(texts)
@@ -60,17 +62,22 @@ def text_inputs(workload: Workload, encoder: Encoder) -> list[Inputs]:
 
 def program_inputs(workload: Workload, encoder: Encoder) -> Mapping[str, tuple[str, Sequence[Inputs]]]:
     """Case -> program and its inputs; those of the fusion are outputs of this side's own towers."""
-    pixels, texts = image_inputs(workload, encoder), text_inputs(workload, encoder)
-    cases: dict[str, tuple[str, Sequence[Inputs]]] = {
-        "encode_image": ("encode_image", pixels),
-        "encode_text": ("encode_text", texts),
-        "encode_text_longest": ("encode_text", [encoder.text_inputs(workload.longest)]),
-    }
-    if "fuse" in {program.name for program in encoder.session.programs}:
+    pixels, texts, names = image_inputs(workload, encoder), text_inputs(workload, encoder), encoder.program_names
+    cases: dict[str, tuple[str, Sequence[Inputs]]] = {}
+    if "encode_image" in names:
+        cases["encode_image"] = ("encode_image", pixels)
+    if "encode_text" in names:
+        cases["encode_text"] = ("encode_text", texts)
+        cases["encode_text_longest"] = ("encode_text", [encoder.text_inputs(workload.longest)])
+    if "fuse" in names:
         patches = encoder.session.run_many("encode_image", pixels, outputs=(1,))
         tokens = encoder.session.run_many("encode_text", texts, outputs=(1,))
         pairs = zip(patches, tokens, texts, strict=False)
         cases["fuse"] = ("fuse", [[patch, token, text[1]] for (patch,), (token,), text in pairs])
+    if "fuse_pair" in names:
+        cases["fuse_pair"] = ("fuse_pair", [[*p, *t] for p, t in zip(pixels, texts, strict=False)])
+    if "classify" in names:
+        cases["classify"] = ("classify", pixels)
     return cases
 
 
@@ -84,13 +91,15 @@ def time_front_end(workload: Workload, encoder: Encoder) -> dict[str, Nanosecond
     """Nanoseconds of what an app does before a program runs, in this process.
 
     Returns:
-        "decode_resize": PNG bytes to pixels; "tokenise": text to ids; [FRONT_RUNS] each.
+        "decode_resize": PNG bytes to pixels; "tokenise": text to ids; [FRONT_RUNS] each, where a program takes them.
     """
-    files = [_png(image) for image in workload.images]
-    return {
-        "decode_resize": _time(lambda i: encoder.preprocess(Image.open(io.BytesIO(files[i % len(files)])))),
-        "tokenise": _time(lambda i: encoder.text_inputs(workload.texts[i % len(workload.texts)])),
-    }
+    files, texts = [_png(image) for image in workload.images], workload.texts
+    steps: dict[str, Callable[[int], object]] = {}
+    if files:
+        steps["decode_resize"] = lambda i: encoder.preprocess(Image.open(io.BytesIO(files[i % len(files)])))
+    if texts:
+        steps["tokenise"] = lambda i: encoder.text_inputs(texts[i % len(texts)])
+    return {name: _time(step) for name, step in steps.items()}
 
 
 def _time(call: Callable[[int], object]) -> Nanoseconds:

@@ -6,6 +6,7 @@ from typing import Any
 from dmedge.artifact import Artifact
 from dmedge.data.evalset import EvalSet, EvalSplit, emoji_evalset, folder_evalset
 from dmedge.errors import ArtifactError
+from dmedge.variants import DESCRIPTIONS, variant_of
 
 EMOJI = "emoji"
 
@@ -34,15 +35,30 @@ def open_evalset(
     return found if max_per_language is None else found.subset(max_queries_per_language=max_per_language, seed=seed)
 
 
+def check_both_encoders(artifact: Artifact) -> None:
+    """Refuse a variant that cannot find pictures by text.
+
+    Raises:
+        ArtifactError: it lacks an encoder.
+    """
+    variant = variant_of(artifact.manifest)
+    if variant not in ("full", "dual"):
+        raise ArtifactError(
+            f"{artifact.root}: a bundle of the variant {variant}: {DESCRIPTIONS[variant]}; expected both encoders; "
+            "export --variant dual of the same checkpoint, or judge this one with dmedge verify"
+        )
+
+
 def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, workers: int = 1) -> dict[str, Any]:
     """Figures of one artifact, by language and by tag; what `dmedge eval --json` prints.
 
     Raises:
-        ArtifactError: the artifact holds nothing to run.
+        ArtifactError: the artifact holds nothing to run, or is of a variant without one of the encoders.
         VerifyError: an embedding is not finite, or not of unit length.
     """
     if artifact.manifest.kind == "evidence":
         raise ArtifactError(f"{artifact.root}: found evidence; expected a checkpoint or a bundle; run dmedge train")
+    check_both_encoders(artifact)
     from dmedge.evidence.accuracy import measure
     from dmedge.evidence.fusion import evaluate_fusion
     from dmedge.runtime.encoder import Encoder

@@ -13,11 +13,13 @@ from dmedge.data.evalset import EvalSet, EvalSplit
 from dmedge.errors import ArtifactError, DataError
 from dmedge.evidence.accuracy import Measurement
 from dmedge.evidence.baseline import check_baseline, find_baseline
+from dmedge.evidence.choices import VARIANTS as DECIDING
 from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.evaluate import open_evalset
 from dmedge.flow.twins import CACHE, fp32_twin
 from dmedge.manifest import read_manifest
+from dmedge.variants import variant_of
 
 __all__ = ["BenchConfig", "VerifyConfig", "bench", "verify"]
 
@@ -34,15 +36,19 @@ def verify(
     Raises:
         ArtifactError: `out` exists, or bundle and baseline do not belong together.
         DataError: the data cannot be used, has no text in a language of the bundle, or the bundle was calibrated on it.
-        VerifyError: the bundle computes no embeddings.
+        VerifyError: the bundle computes no embeddings of unit length.
     """
     from dmedge.evidence.verify import verify_bundle
 
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
     check_baseline(bundle, baseline)  # before any work
-    dropped = dropped_languages(bundle, baseline)
-    data, measured = _baseline_side(baseline.root.resolve(), baseline.digest, config, dropped)
+    measured = None
+    if variant_of(bundle.manifest) in DECIDING:
+        data = _open_data(config)
+    else:
+        dropped = dropped_languages(bundle, baseline)
+        data, measured = _baseline_side(baseline.root.resolve(), baseline.digest, config, dropped)
     return verify_bundle(
         bundle,
         baseline,
@@ -76,12 +82,14 @@ def bench(
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
     check_baseline(bundle, baseline)
+    is_deciding = variant_of(bundle.manifest) in DECIDING
+    dropped = frozenset[str]() if is_deciding else dropped_languages(bundle, baseline)
     return bench_bundle(
         bundle,
         fp32_twin(baseline, bundle, out.parent / CACHE, config.runtime),
         baseline,
         out,
-        data=without_languages(open_evalset(config.data, style=config.style), dropped_languages(bundle, baseline)),
+        data=without_languages(open_evalset(config.data, style=config.style), dropped),
         config=config,
         budget=budget or Budget(),
         accuracy=find_accuracy(bundle),
@@ -105,17 +113,20 @@ def _baseline_side(
     """The data and how the baseline does on it, remembered for the next bundle of the same checkpoint."""
     from dmedge.evidence.verify import measure_baseline
 
-    found = open_evalset(
+    data = without_languages(_open_data(config), dropped)
+    baseline = load_artifact(root, kind="checkpoint")
+    assert baseline.digest == digest
+    return data, measure_baseline(baseline, data, config.threads)
+
+
+def _open_data(config: VerifyConfig) -> EvalSet:
+    return open_evalset(
         config.data,
         style=config.style,
         split=cast(EvalSplit, config.split),
         max_per_language=config.max_per_language,
         seed=config.seed,
     )
-    data = without_languages(found, dropped)
-    baseline = load_artifact(root, kind="checkpoint")
-    assert baseline.digest == digest
-    return data, measure_baseline(baseline, data, config.threads)
 
 
 def dropped_languages(bundle: Artifact, baseline: Artifact) -> frozenset[str]:

@@ -13,6 +13,7 @@ from dmedge.compress.config import artifact_name
 from dmedge.config import apply_overrides, find_recipe, load_config, near_match, read_toml
 from dmedge.errors import ConfigError
 from dmedge.evidence.verdict import Budget
+from dmedge.variants import bundle_name
 
 StageKind = Literal["train", "compress", "export", "verify", "bench"]
 KEYS = ("name", "description", "stage", "budget")
@@ -165,11 +166,16 @@ def _named_stages(table: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], obj
     bundle: object = "bundle"
     for entry in stages:
         kind = entry.get("kind")
-        made = {"train": "baseline", "compress": artifact_name(entry), "export": entry.get("target")}
+        made = {"train": "baseline", "compress": artifact_name(entry), "export": _bundle_name(entry)}
         name = entry.get("name", made.get(str(kind), f"{bundle}-{kind}"))
         bundle = name if kind == "export" else bundle
         named.append((entry, name))
     return named
+
+
+def _bundle_name(entry: Mapping[str, Any]) -> object:
+    target, variant = entry.get("target"), entry.get("variant", "full")
+    return bundle_name(target, variant) if isinstance(target, str) and isinstance(variant, str) else target
 
 
 def _called(table: Mapping[str, Any]) -> list[set[str]]:

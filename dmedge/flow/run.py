@@ -88,7 +88,10 @@ def run_recipe(recipe: Recipe, out: Path) -> tuple[Outcome, ...]:
 
 
 def _twins_after(number: int, recipe: Recipe, out: Path) -> list[tuple[str, str]]:
-    """Target and runtime of the full-precision bundles that the stages from `number` on compare with."""
+    """Target and runtime of the full-precision bundles that the stages from `number` on compare with.
+
+    Those of variants are left out; they are made when they are asked for.
+    """
     wanted: dict[tuple[str, str], None] = {}
     export: Any = None
     for stage in recipe.stages[number:]:
@@ -96,7 +99,7 @@ def _twins_after(number: int, recipe: Recipe, out: Path) -> list[tuple[str, str]
             break
         if stage.kind == "export":
             export = stage.config
-        elif stage.kind in ("verify", "bench") and not (out / stage.name).exists():
+        elif stage.kind in ("verify", "bench") and export.variant == "full" and not (out / stage.name).exists():
             wanted[export.target, stage.config.runtime or export.first_runtime] = None
     return list(wanted)
 

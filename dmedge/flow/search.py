@@ -11,6 +11,7 @@ from dmedge.artifact import Artifact
 from dmedge.data.captions import open_image
 from dmedge.data.hf_tokenizer import count_tokens
 from dmedge.errors import DataError
+from dmedge.flow.evaluate import check_both_encoders
 from dmedge.flow.gallery import Gallery, Item, embed_gallery
 from dmedge.flow.index_recall import best_places
 from dmedge.flow.open_index import Index
@@ -53,6 +54,7 @@ def search_gallery(artifact: Artifact, query: Query, gallery: Gallery, *, top: i
         threads: that one run of a program may use.
 
     Raises:
+        ArtifactError: the artifact is of a variant without one of the encoders.
         DataError: the query holds nothing, or a picture cannot be read.
         DmedgeError: the artifact does not run.
     """
@@ -62,6 +64,8 @@ def search_gallery(artifact: Artifact, query: Query, gallery: Gallery, *, top: i
         best = best_places(scores[None], top)[0]
         return best, scores[best]
 
+    if isinstance(query, str):
+        check_both_encoders(artifact)
     return _search(artifact, query, gallery.items, rank, threads)
 
 

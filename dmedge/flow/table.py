@@ -91,7 +91,7 @@ def _row(artifact: Artifact, verified: Sequence[Mapping[str, Any]], benched: Seq
     theirs = _about(artifact, "baseline_sha256", verified)
     timed = _about(artifact, "artifact_sha256", benched)
     side, report = ("artifact", mine) if mine else ("baseline", theirs)
-    worst = mine["worst_language"] if mine else None
+    worst = mine.get("worst_language") if mine else None  # a bundle that decides has none
     return Row(
         name=artifact.name,
         kind=artifact.manifest.kind,
@@ -100,7 +100,7 @@ def _row(artifact: Artifact, verified: Sequence[Mapping[str, Any]], benched: Seq
         known=_recall(report, "known", side),
         novel=_recall(report, "novel", side),
         worst_language=worst,
-        worst_retention=mine["languages"][worst]["retention_at_10"] if mine else None,
+        worst_retention=mine["languages"][worst]["retention_at_10"] if mine and worst else None,
         latency_ratio={name: row["ratio"]["value"] for name, row in timed["programs"].items()} if timed else None,
         verdict=_verdict(mine, timed),
     )
@@ -113,7 +113,7 @@ def _about(artifact: Artifact, role: str, reports: Sequence[Mapping[str, Any]]) 
 
 def _recall(report: Mapping[str, Any] | None, tag: str, side: str) -> Recall | None:
     """None where the data of the report has no such texts."""
-    if report is None or tag not in report["tags"]:
+    if report is None or tag not in report.get("tags", {}):
         return None
     found = report["tags"][tag]["text_to_image"][side]
     return Recall(at_1=found["recall_at_1"], at_10=found["recall_at_10"])

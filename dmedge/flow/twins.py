@@ -10,19 +10,23 @@ import hashlib
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dmedge.artifact import Artifact, find_artifacts, load_artifact
+from dmedge.config import load_config
 from dmedge.environment import child_environment, tool_versions
 from dmedge.errors import ArtifactError
 from dmedge.evidence.baseline import is_float
-from dmedge.manifest import Runtime, canonical_json, read_manifest
+from dmedge.manifest import Manifest, Runtime, canonical_json, read_manifest
 from dmedge.runtime.session import runtime_of
+from dmedge.variants import bundle_name
 
 logger = logging.getLogger(__name__)
 
+ALL: Mapping[str, Any] = {"variant": "full", "prompts": []}  # which programs of a model
 CACHE = ".cache"  # beside the artifacts; hidden from the search for the newest
 
 
@@ -39,30 +43,43 @@ def fp32_twin(baseline: Artifact, bundle: Artifact, cache: Path, wanted: str | N
     target = bundle.manifest.target
     if target is None:
         raise ArtifactError(f"{bundle.root}: names no target; expected a bundle; run dmedge export")
-    runtime = runtime_of(bundle, wanted)
+    runtime, programs = runtime_of(bundle, wanted), _programs(bundle.manifest)
     for folder in (bundle.root, *find_artifacts(baseline.root.parent)):
-        if _is_twin(folder, baseline, target, runtime):
+        if _is_twin(folder, baseline, target, runtime, programs):
             return load_artifact(folder, kind="bundle")
-    return make_twin(baseline, target, runtime, cache)
+    return make_twin(baseline, target, runtime, cache, programs)
 
 
-def make_twin(baseline: Artifact, target: str, runtime: Runtime, cache: Path) -> Artifact:
+def make_twin(
+    baseline: Artifact, target: str, runtime: Runtime, cache: Path, programs: Mapping[str, Any] | None = None
+) -> Artifact:
     """The baseline exported for one runtime of a target, from `cache`, or into it.
 
     Whoever comes while another process makes it waits for that one.
 
+    Args:
+        programs: the settings of the export that say which: `variant` and `prompts` [default: all].
+
     Raises:
         ExportError: the baseline cannot be exported.
     """
-    versions = hashlib.sha256(canonical_json(tool_versions())).hexdigest()
-    place = cache / f"{baseline.digest[:16]}-{target}-{runtime}-{versions[:8]}"
+    programs = programs or ALL
+    versions = hashlib.sha256(canonical_json([tool_versions(), programs])).hexdigest()
+    name = bundle_name(target, programs["variant"])
+    place = cache / f"{baseline.digest[:16]}-{name}-{runtime}-{versions[:8]}"
     with _alone_at(place):
-        if _is_twin(place, baseline, target, runtime):
+        if _is_twin(place, baseline, target, runtime, programs):
             return load_artifact(place, kind="bundle")
         from dmedge.export.bundle import ExportConfig, export_bundle
 
-        logger.info("exporting the fp32 baseline for %s to compare with; it is kept in %s", target, cache)
-        return export_bundle(baseline, ExportConfig(target=target, runtimes=(runtime,)), place)
+        logger.info("exporting the fp32 baseline for %s to compare with; it is kept in %s", name, cache)
+        config = load_config(ExportConfig, {"target": target, "runtimes": [runtime], **programs})
+        return export_bundle(baseline, config, place)
+
+
+def _programs(manifest: Manifest) -> dict[str, Any]:
+    """The settings of an export that say which programs a bundle has."""
+    return {key: manifest.config.get(key, default) for key, default in ALL.items()}
 
 
 @contextmanager
@@ -74,14 +91,15 @@ def _alone_at(place: Path) -> Iterator[None]:
         yield
 
 
-def _is_twin(folder: Path, baseline: Artifact, target: str, runtime: str) -> bool:
+def _is_twin(folder: Path, baseline: Artifact, target: str, runtime: str, programs: Mapping[str, Any]) -> bool:
     """Whether `folder` holds `baseline` itself, exported for both with the tools that are installed."""
     try:
         manifest = read_manifest(folder)
     except ArtifactError:  # absent, damaged, or no artifact
         return False
     is_bundle = manifest.kind == "bundle" and manifest.target == target and dict(manifest.tools) == tool_versions()
-    is_fitting = is_bundle and any(program.runtime == runtime for program in manifest.programs)
+    has_runtime = any(program.runtime == runtime for program in manifest.programs)
+    is_fitting = is_bundle and has_runtime and _programs(manifest) == dict(programs)
     return is_fitting and is_float(manifest) and baseline.digest in manifest.parents.values()
 
 

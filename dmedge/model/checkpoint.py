@@ -51,11 +51,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, dtype: torch.dtype 
         for name, tensor in checkpoint.model.state_dict().items()
     }
     (folder / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
-    _write_json(folder / CONFIG, config)
-    _write_json(folder / PREPROCESS, checkpoint.preprocess.to_json())
-    _write_json(folder / LABELS, list(checkpoint.labels))
+    write_json(folder / CONFIG, config)
+    write_json(folder / PREPROCESS, checkpoint.preprocess.to_json())
+    write_json(folder / LABELS, list(checkpoint.labels))
     if checkpoint.answers:
-        _write_json(folder / ANSWERS, list(checkpoint.answers))
+        write_json(folder / ANSWERS, list(checkpoint.answers))
     if isinstance(checkpoint.tokenizer, HfTokenizer):
         checkpoint.tokenizer.write(folder)
     else:
@@ -133,5 +133,6 @@ def checkpoint_programs(config: ModelConfig, *, file: str = WEIGHTS) -> tuple[Pr
     return tuple(programs)
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as the JSON files of a checkpoint are written."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

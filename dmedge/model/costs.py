@@ -1,6 +1,6 @@
 """What a model costs: parameters and multiply-accumulates, and the share of both that is int8 or int4."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmedge.artifact import Program
+from dmedge.model.checkpoint import checkpoint_programs
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import DynamicLinear, Int4Linear, QuantConv2d
 
@@ -25,7 +27,7 @@ _AUXILIARY = (
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Parameters, and multiply-accumulates of one image, one text and one fusion of both."""
+    """Parameters, and multiply-accumulates of one run of every program: one image, one text, one fusion of both."""
 
     parameters: int
     parameters_int8: int  # int4 included
@@ -50,15 +52,19 @@ class Costs:
 
 
 @torch.no_grad()
-def count_costs(model: DualEncoder) -> Costs:
-    """Count a float or a quantized model, by running each of its programs once at batch 1."""
+def count_costs(model: DualEncoder, programs: Sequence[Program] | None = None) -> Costs:
+    """Count a float or a quantized model, by running each of its programs once at batch 1.
+
+    Args:
+        programs: of those that the model can run [default: those of a checkpoint].
+    """
     sizes = [
         (tensor.numel() * CODES_PER_ITEM.get(tensor.dtype, 1), tensor.dtype)
         for name, tensor in model.state_dict().items()
         if name.rpartition(".")[2] not in _AUXILIARY and ".norm.running" not in name
     ]
     with _int8_macs(model) as macs_int8, FlopCounterMode(display=False) as flops:
-        run_once(model)
+        run_once(model, programs)
     return Costs(
         parameters=sum(size for size, _ in sizes),
         parameters_int8=sum(size for size, dtype in sizes if dtype in (torch.int8, torch.uint8)),
@@ -68,15 +74,20 @@ def count_costs(model: DualEncoder) -> Costs:
     )
 
 
-def run_once(model: DualEncoder) -> None:
-    """Run all programs on blank inputs."""
-    config = model.config
-    pixels = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
-    ids = torch.ones(1, min(TEXT_LENGTH, config.context_length), dtype=torch.int32)
-    _, patches = model.encode_image(pixels)
-    _, tokens = model.encode_text(ids, torch.ones_like(ids))
-    if model.fusion is not None:
-        model.fuse(patches, tokens, torch.ones_like(ids))
+def run_once(model: DualEncoder, programs: Sequence[Program] | None = None) -> None:
+    """Run programs on blank inputs; those of a checkpoint unless they are named."""
+    for program in checkpoint_programs(model.config) if programs is None else programs:
+        inputs = blank_inputs(program, length=min(TEXT_LENGTH, model.config.context_length))
+        getattr(model, program.name)(*inputs)
+
+
+def blank_inputs(program: Program, *, length: int) -> tuple[Tensor, ...]:
+    """Inputs of one run at batch 1, all ones; `length` is the number of tokens."""
+    sizes = {"batch": 1, "length": length}
+    shapes = [[sizes[size] if isinstance(size, str) else size for size in spec.shape] for spec in program.inputs]
+    return tuple(
+        torch.ones(shape, dtype=getattr(torch, spec.dtype)) for shape, spec in zip(shapes, program.inputs, strict=True)
+    )
 
 
 @contextmanager

@@ -31,9 +31,10 @@ class ConceptHead(nn.Module):
 class DualEncoder(nn.Module):
     """Image and text towers with a shared embedding, and a fusion of both.
 
-    The three public methods are the three exported programs. A tower returns a pooled feature and
-    its parts: patches [B, P, V] of an image, tokens [B, L, W] of a text. Both are projected to a
-    feature of unit length, which is the embedding, or which a concept head turns into one.
+    `encode_image`, `encode_text` and `fuse` are the programs of a bundle; `fuse_pair` and `classify` those
+    of two variants. A tower returns a pooled feature and its parts: patches [B, P, V] of an image, tokens
+    [B, L, W] of a text. Both are projected to a feature of unit length, which is the embedding, or which a
+    concept head turns into one.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -49,6 +50,7 @@ class DualEncoder(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if config.logit_bias else None
         self.head = ConceptHead(width, config.concepts) if config.concepts else None
         self.fusion = None if config.fusion == "none" else FusionHead(config, patch_width, text_width)
+        self.prompts: nn.Linear | None = None  # embeddings of texts, [C, D], which export bakes in for `classify`
         narrow_(self, config.inner_widths)
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,6 +81,30 @@ class DualEncoder(nn.Module):
             raise ValueError("this model was built with fusion = 'none'; it cannot fuse")
         shares = None if self.head is None else self._concept_shares(patches, tokens, mask)
         return self.fusion(patches, tokens, mask, shares)  # type: ignore[no-any-return]
+
+    def fuse_pair(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Encode uint8 [B, H, W, 3] pixels and int [B, L] token ids, and return what `fuse` makes of them.
+
+        Raises:
+            ValueError: the model has no fusion.
+        """
+        _, patches = self.image(pixels)
+        _, tokens = self.text(ids, mask)
+        return self.fuse(patches, tokens, mask)
+
+    def classify(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Score uint8 [B, H, W, 3] pixels against the prompts.
+
+        Returns:
+            scores [B, C], the dot products with the embedding of every prompt; embedding [B, embed_dim].
+
+        Raises:
+            ValueError: the model has no prompts.
+        """
+        if self.prompts is None:
+            raise ValueError("this model has no prompts; it cannot classify")
+        embedding, _ = self.encode_image(pixels)
+        return self.prompts(embedding), embedding
 
     def image_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the unit-norm feature before the head, and the patches."""

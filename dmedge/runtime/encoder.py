@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from dmedge.artifact import Artifact
-from dmedge.data.hf_tokenizer import open_tokenizer
+from dmedge.data.hf_tokenizer import AnyTokenizer, open_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.devices.protocol import Device
 from dmedge.errors import ArtifactError, DataError, DmedgeError
@@ -21,12 +21,14 @@ from dmedge.runtime.native_session import open_device_session
 from dmedge.runtime.patience import patient_progress
 from dmedge.runtime.session import Session, SessionFacts, find_program, open_session, runtime_of
 from dmedge.runtime.wire import Array
+from dmedge.variants import variant_of
 
 Picture: TypeAlias = Image.Image | NDArray[np.uint8]
 Inputs: TypeAlias = Sequence[Array]
 T = TypeVar("T")
 R = TypeVar("R")
 
+PREPROCESS, LABELS = "preprocessor_config.json", "labels.json"
 CHUNK = 512  # items between two steps of the progress display
 
 
@@ -66,9 +68,11 @@ class Encoder:
         found = runtime_of(artifact, runtime)
         copies = 1 if found == "torch" else workers
         self._show_progress = show_progress
-        self.tokenizer = open_tokenizer(artifact, context_length(artifact))
-        self.preprocess = Preprocess.from_json(json.loads(artifact.file("preprocessor_config.json").read_text("utf-8")))
-        self.labels: tuple[str, ...] = tuple(json.loads(artifact.file("labels.json").read_text("utf-8")))
+        self._artifact = artifact
+        is_text, is_image = (takes(artifact, tensor) for tensor in ("ids", "pixels"))
+        self._tokenizer = open_tokenizer(artifact, context_length(artifact)) if is_text else None
+        self._preprocess = Preprocess.from_json(_read_json(artifact, PREPROCESS)) if is_image else None
+        self.labels: tuple[str, ...] = tuple(_read_json(artifact, LABELS)) if LABELS in artifact.manifest.files else ()
         with ExitStack() as stack:
             self._sessions: list[Session] = [
                 stack.enter_context(
@@ -86,25 +90,72 @@ class Encoder:
         return self._sessions[0]
 
     @property
+    def tokenizer(self) -> AnyTokenizer:
+        """What turns strings into token ids.
+
+        Raises:
+            ArtifactError: the bundle is of a variant that reads no text.
+        """
+        if self._tokenizer is None:
+            raise self._lacks("a program that reads text")
+        return self._tokenizer
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What turns pictures into pixels.
+
+        Raises:
+            ArtifactError: the bundle is of a variant that reads no pictures.
+        """
+        if self._preprocess is None:
+            raise self._lacks("a program that reads pictures")
+        return self._preprocess
+
+    @property
+    def program_names(self) -> frozenset[str]:
+        """Names of the programs that can be run."""
+        return frozenset(program.name for program in self.session.programs)
+
+    def takes(self, tensor: str) -> bool:
+        """Whether a program has an input of that name: "pixels" or "ids"."""
+        return (self._tokenizer if tensor == "ids" else self._preprocess) is not None
+
+    @property
     def embed_dim(self) -> int:
-        """Width of the embeddings."""
-        return int(find_program(self.session.programs, "encode_image").outputs[0].shape[-1])
+        """Width of the embeddings, 0 where no program gives any."""
+        outputs = [spec for program in self.session.programs for spec in program.outputs if spec.name == "embedding"]
+        return int(outputs[0].shape[-1]) if outputs else 0
 
     def images(self, images: Sequence[Picture]) -> NDArray[np.float32]:
         """Embed pictures of any size, or uint8 [H, W, 3] arrays, as float32 [N, D].
 
         Raises:
+            ArtifactError: the bundle is of a variant without that program.
             DataError: an array is not uint8 [H, W, 3].
         """
-        return self._embed("encode_image", images, self._image_inputs, "images")
+        return self._rows("encode_image", self.embed_dim, images, self._image_inputs, "images")
+
+    def scores(self, images: Sequence[Picture]) -> NDArray[np.float32]:
+        """Score pictures for every label of the variant `prompts`, float32 [N, C]; `labels` names them.
+
+        Raises:
+            ArtifactError: the bundle is of another variant.
+            DataError: an array is not uint8 [H, W, 3].
+        """
+        return self._rows("classify", len(self.labels), images, self._image_inputs, "images")
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed strings as float32 [N, D]; equal strings are run once."""
+        """Embed strings as float32 [N, D]; equal strings are run once.
+
+        Raises:
+            ArtifactError: the bundle is of a variant without that program.
+        """
+        self._check("encode_text")
         different = list(dict.fromkeys(texts))
         distinct = dict(zip(different, self.tokenizer.singles(different), strict=True))
         by_length = sorted(distinct, key=lambda text: distinct[text][0].shape)
         place = {text: i for i, text in enumerate(by_length)}
-        embeddings = self._embed("encode_text", by_length, distinct.__getitem__, "texts")
+        embeddings = self._rows("encode_text", self.embed_dim, by_length, distinct.__getitem__, "texts")
         return embeddings[np.array([place[text] for text in texts], np.intp)]
 
     def pairs(self, images: Sequence[Picture], texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -115,8 +166,10 @@ class Encoder:
 
         Raises:
             DataError: not as many images as texts, or an array is not uint8 [H, W, 3].
-            DmedgeError: the model has no fusion.
+            ArtifactError: the model has no fusion, or the bundle is of a variant without it.
         """
+        if "fuse_pair" not in self.program_names:
+            self._check("fuse")
         if len(images) != len(texts):
             raise DataError(f"{len(images)} images and {len(texts)} texts; expected as many of each")
         width = self._class_count
@@ -160,18 +213,33 @@ class Encoder:
         is_ready = image.shape[:2] == (size, size) and self.preprocess.keeps_square
         return [image[None] if is_ready else self.preprocess(Image.fromarray(image))[None]]
 
-    def _embed(
-        self, program: str, items: Sequence[T], prepare: Callable[[T], Inputs], what: str
+    def _check(self, program: str) -> None:
+        if program not in self.program_names:
+            raise self._lacks(program)
+
+    def _lacks(self, what: str) -> ArtifactError:
+        variant, found = variant_of(self._artifact.manifest), ", ".join(sorted(self.program_names))
+        advice = "train with another fusion than 'none'" if variant == "full" else "export with another --variant"
+        return ArtifactError(f"{self._artifact.root}: has the programs {found} ({variant}); expected {what}; {advice}")
+
+    def _rows(
+        self, program: str, width: int, items: Sequence[T], prepare: Callable[[T], Inputs], what: str
     ) -> NDArray[np.float32]:
+        """[N, width] first outputs of a program."""
+        self._check(program)
+
         def run(session: Session, chunk: Sequence[T]) -> list[Array]:
             return [row for (row,) in session.run_many(program, [prepare(item) for item in chunk], outputs=(0,))]
 
-        rows = [np.zeros((0, self.embed_dim), np.float32)]
+        rows = [np.zeros((0, width), np.float32)]
         for chunk in self._spread(_chunks(items), run, what, len(items)):
             rows += [row.astype(np.float32, copy=False) for row in chunk]
         return np.concatenate(rows)
 
     def _fuse_chunk(self, session: Session, pairs: Sequence[tuple[Picture, str]]) -> tuple[Array, Array]:
+        if "fuse_pair" in self.program_names:
+            whole = [[*self._image_inputs(image), *self.text_inputs(text)] for image, text in pairs]
+            return self._join(session.run_many("fuse_pair", whole))
         images = {id(image): image for image, _ in pairs}
         texts = {text: self.text_inputs(text) for _, text in pairs}
         image_runs = session.run_many(
@@ -181,12 +249,16 @@ class Encoder:
         patches = {key: run[0] for key, run in zip(images, image_runs, strict=True)}
         tokens = {text: run[0] for text, run in zip(texts, text_runs, strict=True)}
         items = [[patches[id(image)], tokens[text], texts[text][1]] for image, text in pairs]
-        match, classes = zip(*map(self._match_and_classes, session.run_many("fuse", items)), strict=True)
+        return self._join(session.run_many("fuse", items))
+
+    def _join(self, results: Sequence[Sequence[Array]]) -> tuple[Array, Array]:
+        match, classes = zip(*map(self._match_and_classes, results), strict=True)
         return np.concatenate(match), np.concatenate(classes)
 
     @property
     def _class_count(self) -> int:
-        outputs = {spec.name: spec for spec in find_program(self.session.programs, "fuse").outputs}
+        name = "fuse_pair" if "fuse_pair" in self.program_names else "fuse"
+        outputs = {spec.name: spec for spec in find_program(self.session.programs, name).outputs}
         return int(outputs["classes"].shape[-1]) if "classes" in outputs else 0
 
     def _match_and_classes(self, outputs: Sequence[Array]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -221,6 +293,17 @@ class Encoder:
             for chunk, result in zip(chunks, results, strict=True):
                 advance(len(chunk))
                 yield result
+
+
+def takes(artifact: Artifact, tensor: str) -> bool:
+    """Whether a checkpoint, or a program of a bundle, has an input of that name: "pixels" or "ids"."""
+    if artifact.manifest.kind == "checkpoint":
+        return True
+    return any(spec.name == tensor for program in artifact.manifest.programs for spec in program.inputs)
+
+
+def _read_json(artifact: Artifact, name: str) -> Any:
+    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
 
 
 def context_length(artifact: Artifact) -> int:

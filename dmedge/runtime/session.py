@@ -31,7 +31,7 @@ class SessionFacts(TypedDict):
 
 
 class Session(Protocol):
-    """Loaded programs: "encode_image", "encode_text" and, where the model fuses, "fuse"."""
+    """Loaded programs: "encode_image", "encode_text" and, where the model fuses, "fuse"; or those of a variant."""
 
     @property
     def programs(self) -> tuple[Program, ...]:

@@ -6,6 +6,8 @@
  *   import { openBundle } from "./bundle/dmedge.mjs";
  *   const model = await openBundle({ ort });
  *   const { embedding } = await model.encodeText("red apple");
+ *
+ * A bundle may be of a variant with fewer programs; the methods that it has no program for are undefined.
  */
 
 import { preprocess } from "./pixels.mjs";
@@ -13,6 +15,13 @@ import { Tokenizer } from "./tokenizer.mjs";
 
 const SCHEMA = 1; // of manifest.json
 const RUNTIME = "onnxruntime";
+const METHODS = {
+  encodeText: "encode_text",
+  encodeImage: "encode_image",
+  fuse: "fuse",
+  fusePair: "fuse_pair",
+  classify: "classify",
+};
 
 /**
  * Load a bundle, after checking the sha256 of every file that is read.
@@ -38,11 +47,13 @@ export async function openBundle({ ort, threads = 1, base = new URL("./", import
     const content = new Uint8Array(await read(program.file));
     sessions[program.name] = await ort.InferenceSession.create(content, { executionProviders: ["wasm"] });
   }
+  const has = (name) => name in manifest.files; // a variant has only what its programs need
+  const { context_length: contextLength } = manifest.summary;
   const files = {
-    tokenizer: new Tokenizer(await read("tokenizer.model"), manifest.summary.context_length),
-    preprocessing: await json("preprocessor_config.json"),
-    labels: await json("labels.json"),
-    answers: "answers.json" in manifest.files ? await json("answers.json") : [],
+    tokenizer: has("tokenizer.model") ? new Tokenizer(await read("tokenizer.model"), contextLength) : undefined,
+    preprocessing: has("preprocessor_config.json") ? await json("preprocessor_config.json") : undefined,
+    labels: has("labels.json") ? await json("labels.json") : [],
+    answers: has("answers.json") ? await json("answers.json") : [],
   };
   return new Model(ort, manifest, sessions, files);
 }
@@ -51,18 +62,14 @@ export async function openBundle({ ort, threads = 1, base = new URL("./", import
 export class Model {
   constructor(ort, manifest, sessions, { tokenizer, preprocessing, labels, answers }) {
     Object.assign(this, { ort, manifest, sessions, tokenizer, preprocessing, labels, answers });
+    for (const [method, program] of Object.entries(METHODS)) if (!(program in sessions)) this[method] = undefined;
   }
 
   /** @returns {Promise<{embedding: Float32Array, tokens: object, mask: object}>} the last two are for `fuse` */
   async encodeText(text) {
-    const ids = Int32Array.from(this.tokenizer.encode(text));
-    const shape = [1, ids.length];
-    const mask = new this.ort.Tensor("int32", ids.slice().fill(1), shape);
-    const { embedding, tokens } = await this.sessions.encode_text.run({
-      ids: new this.ort.Tensor("int32", ids, shape),
-      mask,
-    });
-    return { embedding: embedding.data, tokens, mask };
+    const inputs = this.textTensors(text);
+    const { embedding, tokens } = await this.sessions.encode_text.run(inputs);
+    return { embedding: embedding.data, tokens, mask: inputs.mask };
   }
 
   /**
@@ -70,10 +77,24 @@ export class Model {
    * @returns {Promise<{embedding: Float32Array, patches: object}>} the last is for `fuse`
    */
   async encodeImage(picture) {
-    const { size } = this.preprocessing;
-    const pixels = new this.ort.Tensor("uint8", await this.pixels(picture), [1, size, size, 3]);
-    const { embedding, patches } = await this.sessions.encode_image.run({ pixels });
+    const { embedding, patches } = await this.sessions.encode_image.run(await this.imageTensors(picture));
     return { embedding: embedding.data, patches };
+  }
+
+  /**
+   * The variant `prompts`: which label fits a picture best.
+   *
+   * @returns {Promise<{label: string, scores: Float32Array, embedding: Float32Array}>} a score for each of `labels`
+   */
+  async classify(picture) {
+    const { scores, embedding } = await this.sessions.classify.run(await this.imageTensors(picture));
+    const best = scores.data.reduce((best, score, i) => (score > scores.data[best] ? i : best), 0);
+    return { label: this.labels[best], scores: scores.data, embedding: embedding.data };
+  }
+
+  /** The variant `fused`: as `fuse`, from the picture and the text themselves. */
+  async fusePair(picture, text) {
+    return logits(await this.sessions.fuse_pair.run({ ...(await this.imageTensors(picture)), ...this.textTensors(text) }));
   }
 
   /** What `encodeImage` feeds to the program: uint8 [size, size, 3]. */
@@ -89,15 +110,34 @@ export class Model {
    *   `answers` of the model name those of the heads that it has
    */
   async fuse({ patches }, { tokens, mask }) {
-    const { match, ...heads } = await this.sessions.fuse.run({ patches, tokens, mask });
-    const logits = Object.entries(heads).map(([name, tensor]) => [name, tensor.data]);
-    return { match: match.data[0], ...Object.fromEntries(logits) };
+    return logits(await this.sessions.fuse.run({ patches, tokens, mask }));
+  }
+
+  /** What a program takes of a text. */
+  textTensors(text) {
+    const ids = Int32Array.from(this.tokenizer.encode(text));
+    const shape = [1, ids.length];
+    return {
+      ids: new this.ort.Tensor("int32", ids, shape),
+      mask: new this.ort.Tensor("int32", ids.slice().fill(1), shape),
+    };
+  }
+
+  /** What a program takes of a picture. */
+  async imageTensors(picture) {
+    const { size } = this.preprocessing;
+    return { pixels: new this.ort.Tensor("uint8", await this.pixels(picture), [1, size, size, 3]) };
   }
 
   /** Free the memory of the programs. */
   async release() {
     await Promise.all(Object.values(this.sessions).map((session) => session.release()));
   }
+}
+
+function logits({ match, ...heads }) {
+  const found = Object.entries(heads).map(([name, tensor]) => [name, tensor.data]);
+  return { match: match.data[0], ...Object.fromEntries(found) };
 }
 
 /** Decode a file upright, with its colours as they are stored and alpha not multiplied in. */
