@@ -134,7 +134,8 @@ def print_result(bundle: Artifact) -> None:
     for runtime, errors in parity.items():
         click.echo(f"  vs torch    {', '.join(f'{name} {error:.1g}' for name, error in errors.items())} ({runtime})")
     if isinstance(costs := found["costs"], dict):
-        click.echo(f"  took        {costs['seconds']:.0f} s: {'; '.join(map(_cost_words, costs['engines'].items()))}")
+        engines = "; ".join(map(_cost_words, costs["engines"].items()))
+        click.echo(f"  took        {costs['seconds']:.0f} s, {costs['cpu_seconds']:.0f} s of a processor: {engines}")
 
 
 def _cost_words(engine: tuple[str, dict[str, Any]]) -> str:
