@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from dmedge.artifact import Artifact, load_artifact, program_bytes
 from dmedge.cli.main import cli
@@ -17,6 +18,9 @@ from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.config import load_config
 from dmedge.data.emoji import load_pack
 from dmedge.data.evalset import EvalSet
+from dmedge.devices.browser import BrowserPage
+from dmedge.devices.loopback import LoopbackServer
+from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
 from dmedge.errors import ArtifactError, ConfigError, DataError, ExportError
 from dmedge.evidence.browser import check_in_browser, open_browser_session
 from dmedge.evidence.choices import UNKNOWN, Choices, compare_choices, wilson
@@ -146,6 +150,28 @@ def test_every_engine_classifies_by_prompts(engine: str, make: Make) -> None:
     if engine == "onnxruntime-web":
         with open_browser_session(bundle) as browser:
             assert check_in_browser(browser, bundle).error_ratio <= 1
+
+
+@pytest.mark.slow
+def test_the_page_of_the_readme_classifies(make: Make, tmp_path: Path) -> None:
+    bundle = make("prompts", "onnxruntime-web", "int8")
+    page = (bundle.root / "README.md").read_text("utf-8").split("```html\n")[1].split("```")[0]
+    last = "window.found = [label, [...scores], typeof model.encodeText, typeof model.classify];\n</script>"
+    (tmp_path / "index.html").write_text(page.replace("</script>", last), encoding="utf-8")
+    files = {"/": tmp_path, "/bundle/": bundle.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
+    server = LoopbackServer(files, is_isolated=False)
+    browser = BrowserPage(f"{server.url}/index.html")
+    try:
+        wait = "async () => { while (!window.found) await new Promise((done) => setTimeout(done, 20)); return found; }"
+        label, scores, *methods = browser.ask(wait)
+    finally:
+        browser.close()
+        server.close()
+    assert methods == ["undefined", "function"]
+    with Encoder(bundle) as encoder, Image.open(bundle.root / "conformance/images/wide.png") as image:
+        wanted = encoder.scores([image])[0]
+    assert label == LABELS[int(wanted.argmax())]
+    np.testing.assert_allclose(scores, wanted, atol=1e-3)
 
 
 @pytest.mark.slow
