@@ -146,7 +146,9 @@ def fill(task: Task) -> Cell:
         bundle = _bundle(task)
     except DmedgeError as error:
         is_refused = isinstance(error, ExportError) and BUG not in str(error)
-        return Cell(verdict=REFUSED if is_refused else BROKEN, reason=str(error), **facts)
+        return Cell(
+            verdict=REFUSED if is_refused else BROKEN, reason=str(error).removeprefix(f"{task.parent}: "), **facts
+        )
     costs = read_costs(bundle) or {"seconds": 0.0, "engines": {}}
     facts |= {
         "program_bytes": program_bytes(bundle),
@@ -256,7 +258,7 @@ def table_lines(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _brief(reason: str) -> str:
-    return reason.replace(f"{ROOT}/", "").replace("|", "\\|")
+    return reason.replace("|", "\\|")
 
 
 def _write(path: Path, text: str) -> None:
