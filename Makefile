@@ -34,7 +34,8 @@ check: $(STAMP) ## Run formatting, lint, types, layers and the fast tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m 'not slow and not thorough' $(PYTEST_ARGS)
 
-matrix: $(STAMP) system ## Export every kind of checkpoint for every target, prove each bundle, write runs/matrix
+matrix: $(STAMP) system ## Run the thorough tests, export every kind of checkpoint for every target, prove each bundle
+	$(BIN)/python -m pytest -m thorough
 	$(BIN)/python tools/matrix.py --out runs/matrix
 
 gpu-check: $(STAMP) ## Prove mixed precision, sharding and memory on a CUDA GPU
