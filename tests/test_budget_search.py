@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -220,7 +221,8 @@ def test_an_impossible_budget_leaves_nothing(hurt: Artifact, folder: Path, tmp_p
 
 def test_a_limit_finer_than_one_text_is_called_so(hopeless: Search) -> None:
     finer = replace(hopeless, budget=Budget(max_drop_worst_language=0.5 / TEXTS, max_size_mb=1e-6))
-    assert "one of the 30 texts in en is 0.0333 of its recall; measure on more" in miss_message(finer, ())
+    found = miss_message(finer, ())
+    assert re.search(r"one of the 30 texts in \w\w is 0.0333 of its recall; measure on more", found)
     coarser = replace(hopeless, budget=Budget(max_drop_worst_language=2 / TEXTS, max_size_mb=1e-6))
     assert "measure on more" not in miss_message(coarser, ())
 

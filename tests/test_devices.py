@@ -91,9 +91,11 @@ def test_bench_refuses_an_emulated_device_before_any_work(make_artifact: MakeArt
 def test_the_table_names_every_device_and_nothing_missing() -> None:
     done = CliRunner().invoke(cli, ["devices"])
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == [
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:7]] == [
         "local",
         *(f"qemu:{cpu}" for cpu in CPUS),
+        "ssh:[user@]host[:port]",
+        "adb:SERIAL",
         "web",
     ]
     rows = json.loads(CliRunner().invoke(cli, ["devices", "--json"]).stdout)

@@ -242,7 +242,7 @@ def test_an_operation_left_to_slow_kernels_is_an_error(
 ) -> None:
     monkeypatch.setattr(executorch_module, "_MUST_DELEGATE", ("native_layer_norm",))
     with pytest.raises(ExportError, match="encode_text: XNNPACK left aten.native_layer_norm"):
-        export_bundle(tiny_checkpoint, ExportConfig(target="android"), tmp_path / "out")
+        export_bundle(tiny_checkpoint, ExportConfig(target="android", variant="text-only"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

@@ -330,7 +330,7 @@ def test_reference_client_refuses_what_it_does_not_know(preprocess: Preprocess, 
         (draft.path / "preprocessor_config.json").write_text(json.dumps(preprocess.to_json()), encoding="utf-8")
         (draft.path / tokenizer).write_bytes(b"")
         (draft.path / "text.onnx").write_bytes(b"")
-        programs = (Program("encode_text", "text.onnx", "onnxruntime", (), ()),)
+        programs = tuple(Program(name, "text.onnx", "onnxruntime", (), ()) for name in ("encode_image", "encode_text"))
         draft.finish(kind="bundle", stage="test", config={}, programs=programs)
     with pytest.raises(SystemExit, match="is an imported model.s, unknown to this client"):
         client.Model(tmp_path / "bundle")

@@ -137,7 +137,7 @@ def test_outputs_are_those_of_this_machine(place: tuple[str, Path], onnx_int8_bu
     assert prove_on(onnx_int8_bundle, name).error_ratio <= 1
 
 
-@pytest.mark.parametrize("place", KINDS, indirect=True)
+@pytest.mark.parametrize("place", [pytest.param("ssh", marks=pytest.mark.thorough), KINDS[1]], indirect=True)
 def test_a_benchmark_on_it_says_where_it_was_taken(
     place: tuple[str, Path], onnx_int8_bundle: Artifact, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ def test_nothing_changes_in_float32() -> None:
     model = with_outliers()
     before = model.encode_text(*texts())[0]
     sites = {name for name in smooth_sites(model) if name.startswith("text.")}
-    assert len(sites) == 4
+    assert len(sites) == 2
     assert smooth_(model, run, readers(model)).keys() == sites
     torch.testing.assert_close(model.encode_text(*texts())[0], before, rtol=1e-5, atol=1e-6)
 

@@ -373,7 +373,7 @@ def test_what_was_trained_on_records_is_evaluated_exported_and_compressed(kind: 
     found = invoke("eval", run, "--data", folder.path, "--json")
     assert found.exit_code == 0, found.stderr
     assert set(json.loads(found.stdout)["languages"]) == {"de", "en"}
-    choice = ["--target", "linux-x86_64", "--runtime", "executorch" if kind == "answers" else "onnxruntime"]
+    choice = ["--target", "linux-x86_64", "--runtime", "onnxruntime"]
     bundle = invoke("export", run, *choice, "--out", tmp_path / "bundle")
     assert bundle.exit_code == 0, bundle.stderr
     assert (tmp_path / "bundle/answers.json").exists() == (kind == "answers")

@@ -43,10 +43,8 @@ class Model:
         manifest = read_manifest(bundle)
         programs = [program for program in manifest["programs"] if program["runtime"] == "onnxruntime"]
         self.programs = {program["name"]: program for program in programs}
-        if not programs:
-            raise SystemExit(f"{bundle}: not for onnxruntime; export it with --target linux-x86_64")
         if not {"encode_image", "encode_text"} <= self.programs.keys():
-            raise SystemExit(f"{bundle}: has no two encoders; export it with --variant full or dual")
+            raise SystemExit(f"{bundle}: not both encoders for onnxruntime; export it with --target linux-x86_64")
         self.preprocessing = json.loads((bundle / "preprocessor_config.json").read_text(encoding="utf-8"))
         known = {"fit": "pad-centre", "resample": "bilinear-antialiased"}
         if not known.items() <= self.preprocessing.items() or not (bundle / "tokenizer.model").exists():
