@@ -43,8 +43,8 @@ def test_one_table_goes_to_stdout_and_the_talk_to_stderr(workshop: Workshop) -> 
     talk = " ".join(result.stderr.split())
     assert "from scratch (7 steps)" in talk
     assert "android and linux-x86_64" in talk
-    assert "about twelve minutes" in talk
-    assert talk.index("about twelve minutes") < talk.index("1 of 8: train: making runs/demo/baseline")
+    assert "about ten minutes" in talk
+    assert talk.index("about ten minutes") < talk.index("1 of 8: train: making runs/demo/baseline")
     assert 'dmedge search runs/demo/android "ramen"' in talk
     for name in ("baseline", "int8", "android", "linux-x86_64", "runs/demo"):
         assert name in result.stdout

@@ -53,7 +53,7 @@ def announcement(recipe: Recipe, out: Path) -> list[str]:
     return [
         f"Trains an emoji search model from scratch ({train.steps} steps), quantizes it to int8, exports it for",
         f"{targets}, and compares both with full precision in every language.",
-        f"Everything goes to {out}. On two cores it takes about twelve minutes; stopped, it goes on where it stood.",
+        f"Everything goes to {out}. On two cores it takes about ten minutes; stopped, it goes on where it stood.",
     ]
 
 
