@@ -81,11 +81,8 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
         sizes: dict[Runtime, Mapping[str, int]] = {}
         for name in engines:
             advance(note=f"lowering for {name}")
-            with meter.measured(_runtime(name), "lowering_s"), thrifty():
-                lowering = EXPORTERS[name](checkpoint.model, programs[name], draft.path)
-            check_shares(lowering.counts, _runtime(name), config.min_delegated, config.min_int8)
+            lowerings[_runtime(name)] = _lower(checkpoint.model, name, programs[name], draft.path, config, meter)
             sizes[_runtime(name)] = check_size(draft.path, programs[name], planned, ENGINES[name])
-            lowerings[_runtime(name)] = lowering
         _write_beside(draft.path, parent, checkpoint, ours, config, engines)
         facts = _reading_facts(checkpoint, ours)
         parity: dict[Runtime, ParityReport] = {}
@@ -119,6 +116,16 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
         meter.write(artifact)
         advance(note="done")
         return artifact
+
+
+def _lower(
+    model: DualEncoder, name: EngineName, programs: tuple[Program, ...], root: Path, config: ExportConfig, meter: Meter
+) -> Lowering:
+    """Write the programs of one engine, which must keep the shares that `config` asks for."""
+    with meter.measured(_runtime(name), "lowering_s"), thrifty():
+        lowering = EXPORTERS[name](model, programs, root)
+    check_shares(lowering.counts, _runtime(name), config.min_delegated, config.min_int8)
+    return lowering
 
 
 def _reading_facts(checkpoint: Checkpoint, programs: Sequence[Program]) -> dict[str, object]:

@@ -17,7 +17,8 @@ from dmedge.devices.adb import AdbDevice, battery_facts
 from dmedge.devices.folder import PREFIX
 from dmedge.devices.names import find_device
 from dmedge.devices.protocol import Device
-from dmedge.devices.ssh import CONFIG, SshDevice, machine_of, remote_facts
+from dmedge.devices.remote import machine_of, remote_facts
+from dmedge.devices.ssh import CONFIG, SshDevice
 from dmedge.errors import ConfigError, DmedgeError
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.devices import prove_on
@@ -203,6 +204,14 @@ def test_names_are_read(name: str, found: Device) -> None:
 def test_odd_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="no device"):
         find_device(name)
+
+
+def test_a_benchmark_here_takes_no_runner(onnx_bundle: Artifact, tiny_checkpoint: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "runner").write_text("")
+    for runner, words in ((tmp_path / "runner", "takes no runner"), (tmp_path / "none", "takes no runner")):
+        with pytest.raises(ConfigError, match=words):
+            bench(onnx_bundle, BenchConfig(runner=str(runner)), tmp_path / "out", baseline=tiny_checkpoint)
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_android_takes_a_runner(tmp_path: Path) -> None:

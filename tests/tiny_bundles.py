@@ -48,6 +48,11 @@ def tiny_model(config: ModelConfig = CONFIG) -> DualEncoder:
     return model.eval().requires_grad_(False)
 
 
+def two_layer_model() -> DualEncoder:
+    """As `tiny_model`, with a second layer of text, for laws that look into the model and lower nothing."""
+    return tiny_model(replace(CONFIG, text_layers=2))
+
+
 def example_inputs(name: str, length: int = 6) -> list[Array]:
     """Random inputs of one program, another draw with every call."""
     size, mask = CONFIG.image_size, np.ones((1, length), np.int32)

@@ -13,8 +13,7 @@ from typing import ClassVar, Self
 
 from dmedge.devices.native_runner import LIBRARIES, NativeRunner, build_runner, compiler_needs
 from dmedge.devices.needs import Need, check_needs
-from dmedge.devices.remote import RemoteWork, read_state, run_there
-from dmedge.devices.ssh import machine_of, remote_facts
+from dmedge.devices.remote import RemoteWork, ask_machine, read_state, remote_facts
 from dmedge.devices.wheels import Machine, runtime_version
 from dmedge.errors import ConfigError, DmedgeError
 from dmedge.manifest import Runtime
@@ -74,7 +73,7 @@ class AdbDevice:
     @cached_property
     def machine(self) -> Machine:
         """See `Device.machine`; the device is asked once."""
-        return machine_of(self.name, run_there(self.name, self.shell, "uname -sm").decode("utf-8", "replace").strip())
+        return ask_machine(self.name, self.shell)
 
     @property
     def needs(self) -> tuple[Need, ...]:

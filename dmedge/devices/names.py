@@ -72,7 +72,9 @@ def check_device(name: str) -> str:
         ConfigError: they cannot.
     """
     if name == WEB:
-        raise ConfigError("bench does not time browsers yet; expected local, ssh: or adb:")
+        raise ConfigError(
+            f"device {WEB!r}: bench does not time browsers yet; expected local, ssh: or adb:; choose one of them"
+        )
     if not find_device(name).can_time:
         raise ConfigError(str(no_times(name)))
     return name

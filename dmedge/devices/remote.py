@@ -15,7 +15,9 @@ from typing import IO, Self
 from dmedge.devices.conversation import ProcessConversation
 from dmedge.devices.folder import PREFIX
 from dmedge.devices.native_runner import LIBRARIES
-from dmedge.devices.state import PATTERNS
+from dmedge.devices.state import PATTERNS, state_facts
+from dmedge.devices.wheels import Machine
+from dmedge.environment import features_in, model_in
 from dmedge.errors import DmedgeError
 
 TIMEOUT_S = 120.0  # of one command; a file may have to travel through it
@@ -131,7 +133,17 @@ def _remove(shell: Shell, root: PurePosixPath) -> None:
         return  # out of reach
 
 
-# What a figure must carry
+# What is there, and what a figure must carry
+
+
+def ask_machine(name: str, shell: Shell) -> Machine:
+    """The processor of the device.
+
+    Raises:
+        DmedgeError: it is not reached, or native runners are not made for it.
+    """
+    return machine_of(name, run_there(name, shell, "uname -sm").decode("utf-8", "replace").strip())
+
 
 _MARK = "==dmedge=="
 _FACTS = (
@@ -156,3 +168,29 @@ def read_state(name: str, shell: Shell, more: Mapping[str, str] | None = None) -
         key, _, content = part.partition("\n")
         found[key.strip()] = content.strip()
     return found
+
+
+def machine_of(name: str, told: str) -> Machine:
+    """The processor by what `uname -sm` told.
+
+    Raises:
+        DmedgeError: native runners are not made for it.
+    """
+    known: dict[str, Machine] = {"Linux x86_64": "x86_64", "Linux aarch64": "aarch64"}
+    if told not in known:
+        raise DmedgeError(f"{name}: is {told!r}; expected Linux on x86_64 or aarch64 (64 bits), for native runners")
+    return known[told]
+
+
+def remote_facts(state: dict[str, str]) -> dict[str, object]:
+    """Facts that a latency figure must carry, from what `read_state` found."""
+    cpuinfo = state.get("/proc/cpuinfo", "")
+    cores = sum(1 for line in cpuinfo.splitlines() if line.partition(":")[0].strip() == "processor")
+    return {
+        "platform": state.get("uname"),
+        "kernel": state.get("release"),
+        "cpu": model_in(cpuinfo),
+        "cpu_features": list(features_in(cpuinfo)),
+        "cores": cores or None,
+        **state_facts(state),
+    }

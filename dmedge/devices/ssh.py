@@ -11,10 +11,8 @@ from typing import ClassVar, Self
 
 from dmedge.devices.native_runner import NativeRunner, build_runner, compiler_needs
 from dmedge.devices.needs import Need, check_needs
-from dmedge.devices.remote import RemoteWork, read_state, run_there
-from dmedge.devices.state import state_facts
+from dmedge.devices.remote import RemoteWork, ask_machine, read_state, remote_facts
 from dmedge.devices.wheels import Machine
-from dmedge.environment import features_in, model_in
 from dmedge.errors import ConfigError, DmedgeError
 from dmedge.manifest import Runtime
 
@@ -53,7 +51,7 @@ class SshDevice:
     @cached_property
     def machine(self) -> Machine:
         """See `Device.machine`; the device is asked once."""
-        return machine_of(self.name, run_there(self.name, self.shell, "uname -sm").decode("utf-8", "replace").strip())
+        return ask_machine(self.name, self.shell)
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -97,29 +95,3 @@ def _sockets() -> Path:
     if folder.stat().st_uid != os.getuid() or folder.is_symlink():
         raise DmedgeError(f"{folder}: belongs to somebody else; expected a folder of one's own; set TMPDIR to another")
     return folder
-
-
-def machine_of(name: str, told: str) -> Machine:
-    """The processor by what `uname -sm` told.
-
-    Raises:
-        DmedgeError: native runners are not made for it.
-    """
-    known: dict[str, Machine] = {"Linux x86_64": "x86_64", "Linux aarch64": "aarch64"}
-    if told not in known:
-        raise DmedgeError(f"{name}: is {told!r}; expected Linux on x86_64 or aarch64 (64 bits), for native runners")
-    return known[told]
-
-
-def remote_facts(state: dict[str, str]) -> dict[str, object]:
-    """Facts that a latency figure must carry, from what `read_state` found."""
-    cpuinfo = state.get("/proc/cpuinfo", "")
-    cores = sum(1 for line in cpuinfo.splitlines() if line.partition(":")[0].strip() == "processor")
-    return {
-        "platform": state.get("uname"),
-        "kernel": state.get("release"),
-        "cpu": model_in(cpuinfo),
-        "cpu_features": list(features_in(cpuinfo)),
-        "cores": cores or None,
-        **state_facts(state),
-    }

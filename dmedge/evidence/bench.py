@@ -11,7 +11,7 @@ import numpy as np
 from dmedge.artifact import Artifact, download_bytes, new_artifact, program_bytes
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.names import check_device, find_device
-from dmedge.errors import ArtifactError
+from dmedge.errors import ArtifactError, ConfigError
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.latency import Nanoseconds, Paired, case_json, paired_ratio, percentiles_ms
@@ -51,7 +51,8 @@ def bench_bundle(
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
     check_device(config.device)
-    device = None if config.device == LOCAL else find_device(config.device, runner_path(config))
+    found = find_device(config.device, Path(config.runner) if config.runner else None)
+    device = None if found.name == LOCAL else found
     label = LABEL if device is None else f"measured on {device.name}"
     sides = {"artifact": bundle, "fp32": fp32_bundle}
     _check_sides(sides)
@@ -65,7 +66,7 @@ def bench_bundle(
         return draft.finish(
             kind="evidence",
             stage=STAGE,
-            config=asdict(config) | {"data": data.name, "budget": asdict(budget), "runner": _runner_digest(config)},
+            config=asdict(config) | {"data": data.name, "budget": asdict(budget), "runner": runner_digest(config)},
             parents={"artifact": bundle.digest, "baseline": baseline.digest, "fp32_bundle": fp32_bundle.digest},
             summary={"label": label, "verdict": report["verdict"]}
             | {f"{name}_ratio": round(row["ratio"]["value"], 4) for name, row in report["programs"].items()},
@@ -73,15 +74,17 @@ def bench_bundle(
         )
 
 
-def runner_path(config: BenchConfig) -> Path | None:
-    """The native runner that the settings name."""
-    return Path(config.runner) if config.runner else None
+def runner_digest(config: BenchConfig) -> str | None:
+    """What evidence says of a runner of one's own: its sha256, since a path tells a stranger nothing.
 
-
-def _runner_digest(config: BenchConfig) -> str | None:
-    """What evidence says of a runner of one's own: its sha256, since a path tells a stranger nothing."""
-    path = runner_path(config)
-    return digest_file(path).sha256 if path else None
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if config.runner is None:
+        return None
+    if not Path(config.runner).is_file():
+        raise ConfigError(f"{config.runner}: no such file; expected a runner built for {config.device}")
+    return digest_file(Path(config.runner)).sha256
 
 
 def _check_sides(sides: Mapping[str, Artifact]) -> None:

@@ -148,10 +148,17 @@ def _settings(stage: Stage, recipe: Recipe) -> dict[str, object]:
     settings = asdict(stage.config)
     if stage.kind in ("verify", "bench"):
         settings["budget"] = asdict(recipe.budget)
-        settings.pop("runner", None)  # evidence records its digest
+        if stage.kind == "bench":
+            settings["runner"] = _runner_digest(stage.config)
         settings.pop("data")  # evidence records the set that was found under this name, and its digest
     plain: dict[str, Any] = json.loads(canonical_json(settings))
     return dict(_flat(plain))
+
+
+def _runner_digest(config: Any) -> str | None:
+    from dmedge.evidence.bench import runner_digest
+
+    return runner_digest(config)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
