@@ -22,7 +22,7 @@ from emoji_pack.icons import code_key, match_by_code, match_by_name, match_flags
 from emoji_pack.notices import write_notices
 from emoji_pack.render import COLUMNS, TILE, draw_all, write_atlas
 from emoji_pack.sources import SOURCES, fetch
-from emoji_pack.text import Base, read_base, read_locales
+from emoji_pack.text import Base, read_base, read_list_patterns, read_locales
 
 TOOLS = Path(__file__).parent
 PACK = TOOLS.parent / "dmedge/data/pack"
@@ -68,6 +68,12 @@ def write_annotations(locales: Mapping[str, Any], path: Path) -> None:
     path.write_bytes(lzma.compress("\n".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
+def write_list_patterns(patterns: Mapping[str, list[str]], path: Path) -> None:
+    """A JSON object with one line per locale."""
+    lines = [f"{json.dumps(tag)}: {json.dumps(row, ensure_ascii=False)}" for tag, row in patterns.items()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
+
+
 def style_entry(style: str, tiles: Mapping[int, Any], emoji_count: int, atlas: Path) -> dict[str, Any]:
     """What the index says of one style; `present` packs one bit per emoji, the first in the highest bit."""
     present = np.zeros(emoji_count, bool)
@@ -101,6 +107,7 @@ def main() -> None:
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     write_annotations(locales, args.out / "annotations.jsonl.xz")
+    write_list_patterns(read_list_patterns(roots["cldr-misc"], locales), args.out / "list_patterns.json")
     styles = {}
     for style in STYLES:
         tiles = draw_all(pictures[style], args.jobs)

@@ -31,6 +31,7 @@ COMMANDS = {
     "search": ("dmedge.cli.search:search", "Find images by a word in any language."),
     "index": ("dmedge.cli.index:index", "Embed pictures so that they can be searched, small enough to travel."),
     "app": ("dmedge.cli.app:app", "Turn a bundle into an app: a search page for browsers."),
+    "study": ("dmedge.cli.study:study", "Measure what each modality and each fusion is worth."),
     "data": ("dmedge.cli.data:data", "Look at the embedded data."),
     "info": ("dmedge.cli.info:info", "Show what an artifact is, and where it came from."),
     "run": ("dmedge.cli.run:run", "Run all stages of a recipe."),

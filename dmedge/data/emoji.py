@@ -5,7 +5,8 @@ Built by `tools/build_emoji_pack.py`; sources, authors and licences are in `pack
 
 import json
 import lzma
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property, lru_cache
@@ -89,6 +90,30 @@ class EmojiPack:
         """
         return tuple(tuple(words) for words in self._texts(locale)["keywords"])
 
+    @cached_property
+    def _patterns(self) -> dict[str, list[str]]:
+        patterns: dict[str, list[str]] = json.loads((PACK / "list_patterns.json").read_text("utf-8"))
+        return patterns
+
+    def joined(self, words: Sequence[str], locale: str) -> str:
+        """Words as a list in the way of one locale, such as "a, b, and c"; "" for no words.
+
+        Source: Unicode Technical Standard 35, part 2, section "List Patterns".
+
+        Raises:
+            DataError: the pack does not hold the locale.
+        """
+        pair, start, middle, end = self._patterns[_known(locale, self.locales, "locale")]
+        if len(words) < 2:
+            return "".join(words)
+        *before, last = words
+        if len(before) == 1:
+            return _filled(pair, before[0], last)
+        text = _filled(end, before[-1], last)
+        for word in before[-2:0:-1]:
+            text = _filled(middle, word, text)
+        return _filled(start, before[0], text)
+
     def images(self, style: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Tiles of one style on white, uint8 [n, tile, tile, 3], and which are drawn, bool [n].
 
@@ -98,6 +123,11 @@ class EmojiPack:
             DataError: the pack does not hold the style, or its file was changed.
         """
         return _tiles(self.style_table[_known(style, self.styles, "style")], self.tile, self.columns)
+
+
+def _filled(pattern: str, first: str, rest: str) -> str:
+    before, between, after = re.split(r"\{[01]\}", pattern)
+    return f"{before}{first}{between}{rest}{after}"
 
 
 def _known(wanted: str, known: tuple[str, ...], kind: str) -> str:

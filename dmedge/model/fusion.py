@@ -48,8 +48,10 @@ class FusionHead(nn.Module):
     is blank.
     """
 
-    def __init__(self, config: ModelConfig, patch_width: int, width: int) -> None:
+    def __init__(self, config: ModelConfig, patch_width: int, width: int, hidden: int | None = None) -> None:
+        """Build the modules for patches and tokens of these widths; `hidden` is the vector's [default: `width`]."""
         super().__init__()
+        hidden = width if hidden is None else hidden
         self.kind, self.modality = config.fusion, config.modality
         self.attends = config.fusion == "cross-attention" and config.modality == "full"
         if self.attends:
@@ -63,12 +65,12 @@ class FusionHead(nn.Module):
             zero_(self.feed_forward.down)
         self.image_projection = nn.Linear(patch_width, width)
         self.text_projection = nn.Linear(width, width)
-        self.joint = nn.Linear(self._parts * width, width)
-        self.match = nn.Linear(width, 1)
-        self.classify = nn.Linear(width, config.classes) if config.classes else None
-        self.answer = nn.Linear(width, config.answers) if config.answers else None
+        self.joint = nn.Linear(self._parts * width, hidden)
+        self.match = nn.Linear(hidden, 1)
+        self.classify = nn.Linear(hidden, config.classes) if config.classes else None
+        self.answer = nn.Linear(hidden, config.answers) if config.answers else None
         has_votes = config.concepts and config.classes
-        self.votes = ConceptVotes(width, config.concepts, config.classes, config.modality) if has_votes else None
+        self.votes = ConceptVotes(hidden, config.concepts, config.classes, config.modality) if has_votes else None
         self.gain = width**0.5  # of unit vectors, so that a number in them is about 1
 
     @property
@@ -103,7 +105,7 @@ class FusionHead(nn.Module):
         return tuple(output for output in (match, classes, answers) if output is not None)
 
     def fused(self, patches: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The [B, W] vector that the heads read."""
+        """The [B, hidden] vector that the heads read."""
         if self.attends:
             tokens = tokens + self.attention(self.token_norm(tokens), self.patch_norm(self.patch(patches)))
             tokens = tokens + self.feed_forward(self.feed_forward_norm(tokens))

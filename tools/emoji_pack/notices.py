@@ -21,6 +21,7 @@ none of them endorses this project.
   repository do not hold them, and the package does not name their origin.
 - Text: the names and keywords of the locales that name at least 98 % of the emoji were joined
   (full annotations first, derived ones where those have none) and compressed. A keyword equal to the name was left out.
+- Lists: of CLDR's list patterns the four of a plain list were kept, for the same locales.
 - Emoji list: components (skin tones, hair) were left out; groups and subgroups were renumbered.
 
 ## Sources

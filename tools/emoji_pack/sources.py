@@ -60,6 +60,16 @@ SOURCES = (
         "names and keywords of composed emoji (flags, families)",
     ),
     Source(
+        "cldr-misc",
+        "cldr-misc-full",
+        "48.2.0",
+        "sha512-dSc2Tr53dQcUGwsTinamEeoP2YXOhQrIZ+SyeuUrv4MzJOSjT/Q0qkSmX11ZwfcTbYSkIqbrgALQLhAm1yf5fA==",
+        "Unicode-3.0",
+        _UNICODE,
+        _CLDR,
+        "patterns that join words into a list",
+    ),
+    Source(
         "emojibase",
         "emojibase-data",
         "17.0.0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,13 @@ def read_locales(base: Base, full: Path, derived: Path) -> dict[str, dict[str, l
     doubled = [char for char, n in Counter(base.hexcodes).items() if n > 1]
     assert not doubled, doubled
     return locales
+
+
+def read_list_patterns(misc: Path, locales: Iterable[str]) -> dict[str, list[str]]:
+    """{locale: [pair, start, middle, end]}, the patterns of a plain list such as "a, b, and c"."""
+    patterns = {}
+    for locale in locales:
+        tables = read_json(misc / "main" / locale / "listPatterns.json")["main"][locale]["listPatterns"]
+        standard = tables["listPattern-type-standard"]
+        patterns[locale] = [standard[key] for key in ("2", "start", "middle", "end")]
+    return patterns

@@ -1,0 +1,75 @@
+"""What the shipped way of compression costs and gains: size, latency, recall, before and after."""
+
+import json
+import tempfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dmedge.artifact import load_artifact
+from dmedge.data.evalset import emoji_evalset
+from dmedge.evidence.config import BenchConfig
+from dmedge.model.costs import count_costs
+from dmedge.study.cells import Cell, Done, Result
+from dmedge.study.context import Study
+
+TARGET, RUNTIME = "linux-x86_64", "onnxruntime"  # what a study can time wherever it runs on such a machine
+GOAL = 0.70  # of the latency of float32: 30 % less
+CONVERGED = 0.99  # of the best accuracy on the validation pairs
+
+
+def run_cost(study: Study) -> Done:
+    """Compress the checkpoint to int8, export both, and time them in turns."""
+    settings = {"target": TARGET, "runtime": RUNTIME, "rounds": study.config.bench_rounds, "goal": GOAL}
+    return study.run(Cell("cost", settings, partial(_measure, study)))
+
+
+def _measure(study: Study, folder: Path) -> Result:
+    from dmedge.compress.config import CompressConfig
+    from dmedge.compress.recipe import compress_artifact
+    from dmedge.export.bundle import export_bundle
+    from dmedge.export.config import ExportConfig
+    from dmedge.flow.evaluate import evaluate_artifact
+    from dmedge.flow.prove import bench
+
+    data = emoji_evalset().subset(max_queries_per_language=min(20, study.config.texts_per_language))
+    with tempfile.TemporaryDirectory(prefix="dmedge-study-") as place:
+        work = Path(place)
+        int8 = compress_artifact(study.artifact, CompressConfig(int8=True, ledger_texts=0), work / "int8")
+        bundle = export_bundle(int8, ExportConfig(target=TARGET, runtimes=(RUNTIME,)), work / "bundle")
+        config = BenchConfig(rounds=max(2, study.config.bench_rounds))
+        timed = bench(bundle, config, work / "bench", baseline=study.artifact)
+        report = _read(timed.file("bench.json"))
+        recall = {
+            name: evaluate_artifact(load_artifact(artifact.root), data)["macro"]["text_to_image"]["recall_at_10"]
+            for name, artifact in (("fp32", study.artifact), ("int8", bundle))
+        }
+    programs = report["programs"]
+    worst = max(row["ratio"]["value"] for row in programs.values())
+    return {
+        "programs": programs,
+        "size": report["size"],
+        "start": {side: row["load_ms"] for side, row in report["start"].items() if "load_ms" in row},
+        "host": report["host"],
+        "recall_at_10": recall,
+        "texts": len(data.texts),
+        "costs": asdict(count_costs(study.checkpoint.model)),
+        "goal": {
+            "limit": GOAL,
+            "worst_ratio": worst,
+            "reached": {name: row["ratio"]["high"] <= GOAL for name, row in programs.items()},
+        },
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def epochs_to_converge(curve: list[list[float]], batch_size: int, pairs: int) -> float:
+    """Passes over the training pairs until a run first has 99 % of its best accuracy."""
+    best = max(accuracy for _, accuracy in curve)
+    step = next(step for step, accuracy in curve if accuracy >= CONVERGED * best)
+    return step * batch_size / pairs

@@ -1,0 +1,56 @@
+"""What a study found: its cells, and the few facts that a reader wants first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dmedge.study.cells import Done
+from dmedge.study.context import Study
+from dmedge.study.variants import accuracy, drop
+
+WANTED_GAIN = 0.02  # of accuracy, over plain cross-attention
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """The cells of a study."""
+
+    variants: Mapping[str, Sequence[Done]]  # by name, one for every seed
+    retrieval: Done
+    long_text: Done
+    errors: Done
+    attention: Done
+    robustness: Mapping[str, Done]  # by perturbation
+    cost: Done
+    comparison: Mapping[str, Done]  # by family
+
+    def all_cells(self) -> list[Done]:
+        """Every cell, in the order in which they were run."""
+        heads = [run for runs in self.variants.values() for run in runs]
+        single = [self.retrieval, self.long_text, self.errors, self.attention]
+        return [*heads, *single, *self.robustness.values(), self.cost, *self.comparison.values()]
+
+
+def summarise(study: Study, found: Findings) -> dict[str, object]:
+    """Headline figures, each with n and interval, as plain JSON."""
+    shipped, plain = found.variants["shipped"], found.variants["plain-attention"]
+    gain = drop(study, shipped, plain)
+    reached = found.retrieval.result["near_english"]
+    return {
+        "accuracy": accuracy(study, shipped).to_json(),
+        "gain_over_plain_attention": gain.to_json()
+        | {
+            "wanted": WANTED_GAIN,
+            "verdict": judged(gain.low, gain.high, WANTED_GAIN),
+        },
+        "recall_at_10": found.retrieval.result["recall_at_10_interval"],
+        "languages_near_english": {key: reached[key] for key in ("reached", "languages")},
+        "int8_latency_goal": found.cost.result["goal"],
+        "cells": len(found.all_cells()),
+    }
+
+
+def judged(low: float, high: float, wanted: float) -> str:
+    """Whether an interval says that a figure is at least `wanted`."""
+    if low >= wanted:
+        return "reached"
+    return "missed" if high < wanted else "not enough data"

@@ -1,0 +1,243 @@
+"""The sections around the task: other designs, cost, attention, errors, robustness, and what was wished for."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from dmedge.data.languages import language_name
+from dmedge.study.attention import attention_pictures, attention_tables
+from dmedge.study.cells import folders
+from dmedge.study.charts import line_chart
+from dmedge.study.context import Study
+from dmedge.study.cost import RUNTIME, TARGET
+from dmedge.study.findings import Findings, summarise
+from dmedge.study.page import Picture, Section, Table
+from dmedge.study.words import verdict_on_gain, with_interval
+
+
+def comparison(study: Study, found: Findings) -> Section:
+    """Families trained from scratch."""
+    config = study.config
+    rows = []
+    for name, run in found.comparison.items():
+        result = run.result
+        rows.append(
+            [
+                name,
+                with_interval(result["accuracy_interval"]),
+                f"{result['macro_f1']:.3f}",
+                f"{result['recall_at_1']:.3f}",
+                f"{result['parameters'] / 1e6:.2f} M ({_without_tokens(result) / 1e6:.2f} M)",
+                f"{result['flops'] / 1e6:.1f} M",
+                f"{result['pair_ms']:.2f} ms",
+                f"{result['train_seconds']:.0f} s",
+                _megabytes(result["peak_memory_mb"]),
+            ]
+        )
+    columns = (
+        *("model", "accuracy", "macro F1", f"recall@1 among {config.candidates}", "parameters (without tokens)"),
+        *("FLOPs of a pair", "latency of a pair", "training", "peak memory"),
+    )
+    first = next(iter(found.comparison.values())).result
+    return Section(
+        "Beside other designs",
+        f"Every model from scratch: {config.scratch_steps} steps of {config.scratch_batch} pairs, the same pairs in "
+        "the same order, the same learning rate, one seed. LXMERT and CLIP are the classes of transformers in a small "
+        "configuration; ViLBERT is our own small one after the paper. LXMERT and ViLBERT see a grid of patches of a "
+        "small convolutional network in place of detected objects. The last row starts from the factorised token "
+        "embeddings and learns a concept for every emoji, as dmedge does by default: it is told which pairs show the "
+        "same emoji, which the others only learn from which pairs match.",
+        tables=(
+            Table(
+                "Accuracy and cost",
+                columns,
+                rows,
+                f"Accuracy on n = {first['accuracy_interval']['n']:,} pairs; recall over {first['searches']} searches. "
+                f"Latency: batch 1, one thread, PyTorch on this machine, median of {first['timed_runs']}. To rank a "
+                "gallery, two encoders run once for each picture beforehand and once for the query; a two-stream model "
+                "runs once for each pair.",
+            ),
+        ),
+        cells=folders(list(found.comparison.values())),
+    )
+
+
+def cost(study: Study, found: Findings) -> Section:
+    """Before and after int8."""
+    result = found.cost.result
+    rows = []
+    for program, row in result["programs"].items():
+        ratio, goal = row["ratio"], result["goal"]["limit"]
+        fp32, int8 = row["fp32"]["p50_ms"], row["artifact"]["p50_ms"]
+        rows.append(
+            [
+                program.replace("_", " "),
+                f"{fp32:.3f} ms",
+                f"{int8:.3f} ms",
+                f"{1000 / int8:,.0f} / s",
+                f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
+                "reached" if ratio["high"] <= goal else "missed" if ratio["low"] > goal else "not enough data",
+            ]
+        )
+    size, recall, costs = result["size"], result["recall_at_10"], result["costs"]
+    sizes = [
+        ["programs", *(f"{size[side]['program_bytes'] / 1e6:.2f} MB" for side in ("fp32", "artifact"))],
+        ["download", *(f"{size[side]['download_bytes'] / 1e6:.2f} MB" for side in ("fp32", "artifact"))],
+        [f"recall@10, n = {result['texts']:,}", f"{recall['fp32']:.3f}", f"{recall['int8']:.3f}"],
+        ["parameters", f"{costs['parameters']:,}", ""],
+        ["multiply-accumulates of all programs", f"{costs['macs'] / 1e6:.1f} M", ""],
+    ]
+    columns = ("program", "fp32 p50", "int8 p50", "int8 throughput", "ratio", "30 % less")
+    return Section(
+        "Cost, before and after compression",
+        f"int8 by `dmedge compress --int8`, both exported for {TARGET} ({RUNTIME}) and timed in turns on this machine, "
+        "one thread. It is a server's processor: no phone was measured.",
+        tables=(Table("Latency", columns, rows), Table("Size and quality", ("", "fp32", "int8"), sizes)),
+        cells=folders([found.cost]),
+    )
+
+
+def attention(study: Study, found: Findings) -> Section:
+    """Where the text looks, and whether it matters."""
+    return Section(
+        "Attention",
+        "Where the tokens of a text look in the picture, whether removing those regions changes the answer more than "
+        "removing others, and how the fusion weighs its two sides as either says less. Attention weights are no "
+        "explanation by themselves (Jain and Wallace 2019, arXiv:1902.10186), hence the deletion and insertion curves.",
+        tables=attention_tables(found.attention.result),
+        pictures=attention_pictures(found.attention),
+        cells=folders([found.attention]),
+    )
+
+
+def errors(study: Study, found: Findings) -> Section:
+    """What fails."""
+    result = found.errors.result
+    confused = [
+        [
+            f"{row['true_example']} {row['true']}",
+            f"{row['named_example']} {row['named']}",
+            str(row["count"]),
+            f"{row['share']:.1%}",
+        ]
+        for row in result["confused"]
+    ]
+    hardest = [[row["emoji"], row["name"], f"{row['error']:.2f}", str(row["n"])] for row in result["hardest"]]
+    groups = [
+        [row["name"], with_interval(row["inside"]), f"{row['inside']['n']:,}", with_interval(row["outside"])]
+        for row in result["failure_groups"]
+    ]
+    return Section(
+        "Errors",
+        f"Of the shipped design, over n = {result['n']:,} pairs and all seeds. Figures are error rates.",
+        tables=(
+            Table("Most confused", ("class", "named as", "times", "of the class"), confused),
+            Table("Hardest emoji", ("", "name", "error", "pairs"), hardest),
+            Table("Groups that may fail", ("group", "error inside", "n", "error outside"), groups),
+            *(_error_table(title, result[key]) for key, title in _BREAKDOWNS.items()),
+        ),
+        pictures=(Picture(_emoji_gallery(result["hardest"]), "The hardest emoji, as this system draws them."),),
+        cells=folders([found.errors]),
+    )
+
+
+_BREAKDOWNS = {"by_group": "By category", "by_script": "By script", "by_language": "By language, the worst"}
+
+
+def _error_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(title, ("", "error", "n"), [[row["name"], with_interval(row), f"{row['n']:,}"] for row in rows])
+
+
+def _emoji_gallery(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "<p style='font-size:34px;margin:0'>" + " ".join(escape(str(row["emoji"])) for row in rows) + "</p>"
+
+
+def robustness(study: Study, found: Findings) -> Section:
+    """Curves of every perturbation, and the worst of each."""
+    rows, pictures = [], []
+    for kind, run in found.robustness.items():
+        curves = run.result["curves"]
+        for name in ("shipped", "cross-attention", "plain-attention", "vision-only", "text-only"):
+            clean, worst = curves[name][0], curves[name][-1]
+            rows.append(
+                [
+                    kind,
+                    name,
+                    f"{clean['value']:.3f}",
+                    with_interval(worst),
+                    f"{100 * (worst['value'] - clean['value']):+.1f}",
+                ]
+            )
+        lines = {name: [(row["strength"], row["value"]) for row in curve] for name, curve in curves.items()}
+        pictures.append(Picture(line_chart(lines, "strength", "accuracy"), kind))
+    n = next(iter(found.robustness.values())).result["curves"]["shipped"][0]["n"]
+    return Section(
+        "Robustness",
+        "Pictures and texts of the test pairs perturbed at five strengths, on top of the degraded pictures of the "
+        "task; 0 is the pairs as they are. Every head is judged on the same perturbed pairs.",
+        tables=(
+            Table(
+                "At the greatest strength",
+                ("perturbation", "head", "clean", "perturbed", "points"),
+                rows,
+                f"n = {n:,}.",
+            ),
+        ),
+        pictures=tuple(pictures),
+        cells=folders(list(found.robustness.values())),
+    )
+
+
+def wishes(study: Study, found: Findings) -> Section:
+    """Long text, languages, better attention, less latency."""
+    long, near = found.long_text.result, found.retrieval.result["near_english"]
+    rows = [
+        [str(row["tokens"]), with_interval(row["first_window"]), with_interval(row["all_windows"])]
+        for row in long["rows"]
+    ]
+    lines = {
+        name: [(float(i), row[key]["value"]) for i, row in enumerate(long["rows"])]
+        for name, key in (("first window", "first_window"), ("all windows", "all_windows"))
+    }
+    chart = line_chart(lines, "tokens read", "recall@10", x_ticks=[str(row["tokens"]) for row in long["rows"]])
+    goal = found.cost.result["goal"]
+    below = ", ".join(f"{language_name(tag)} ({tag})" for tag in near["below"]) or "none"
+    judged = [
+        ["2 points more accuracy than plain cross-attention", verdict_on_gain(summarise(study, found))],
+        [
+            "30 % less latency by int8, every program",
+            f"worst ratio {goal['worst_ratio']:.2f}, limit {goal['limit']:.2f}",
+        ],
+        [
+            "50 languages or more",
+            f"{near['languages']} locales, {near['reached']} at 80 % of English ({near['english']:.3f}) or more",
+        ],
+        ["Below 80 % of English", below],
+    ]
+    first = long["rows"][0]["first_window"]
+    return Section(
+        "What was wished for",
+        "Long descriptions are synthetic: names and keywords joined by each locale's own list pattern, one word in "
+        f"four of the emoji that is meant, about {long['tokens_of_a_text']:.0f} tokens. The model reads "
+        f"{long['context_length']} at once; of a longer text either the first window is embedded, or all windows and "
+        "the mean is taken.",
+        tables=(
+            Table("Wishes", ("wish", "found"), judged),
+            Table(
+                "Recall@10 as more is read",
+                ("tokens", "first window", "mean of all windows"),
+                rows,
+                f"n = {first['n']:,} descriptions of {first['clusters']:,} emoji, among {long['gallery']:,} pictures.",
+            ),
+        ),
+        pictures=(Picture(chart, "Recall@10 over the tokens that are read."),),
+        cells=folders([found.long_text]),
+    )
+
+
+def _megabytes(number: float | None) -> str:
+    return "not available" if number is None else f"{number:,.0f} MB"
+
+
+def _without_tokens(result: Mapping[str, Any]) -> int:
+    return int(result["parameters"]) - int(result["token_parameters"])

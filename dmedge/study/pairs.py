@@ -1,0 +1,143 @@
+"""The task of a study: name the class of what a degraded picture and one keyword show together.
+
+The class is the emoji's subgroup. The picture is small, blurred and, when it is judged, in a style that
+nobody trained on; the keyword is one word that several emoji share. So neither of them suffices alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from dmedge.data.emoji import TEST_STYLE, TRAIN_STYLES, VALIDATION_STYLE, EmojiPack, load_pack
+from dmedge.data.splits import cell_split, is_unseen_emoji
+
+Ints = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+Part = Literal["train", "validation", "test"]
+
+SIDES = (6, 8, 12, 16, 24)  # pixels that training pictures are reduced to
+JUDGED_SIDE = 8  # and those of validation and test
+_KERNEL = (1.0, 2.0, 1.0)  # binomial, which is Gaussian with a variance of half a pixel
+_CHUNK = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """N pairs over M pictures; a picture may be in many."""
+
+    name: str
+    pictures: Pixels  # [M, S, S, 3], degraded
+    picture: Ints  # [N] index into pictures
+    texts: tuple[str, ...]  # [N]
+    languages: tuple[str, ...]  # [N]
+    label: Ints  # [N]
+    cluster: Ints  # [N] the emoji; pairs of one are no independent samples
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def class_names() -> tuple[str, ...]:
+    """Names of the classes, by label."""
+    return load_pack().subgroups
+
+
+def judged_pairs(part: Part, count: int, seed: int) -> Pairs:
+    """Pairs in a style that nobody trained on, with keywords of cells that were held out for `part`.
+
+    Every locale has as many pairs as the next, as far as its keywords reach.
+    """
+    pack = load_pack()
+    images, present = pack.images(VALIDATION_STYLE if part == "validation" else TEST_STYLE)
+    keywords = {tag: [row for row in rows if present[row[0]]] for tag, rows in _keywords(pack, part)}
+    rng = np.random.default_rng([seed, len(part)])
+    emoji, texts, languages = _draw(keywords, count, rng)
+    shown, picture = np.unique(emoji, return_inverse=True)
+    pictures = degrade(images[shown], np.full(len(shown), JUDGED_SIDE))
+    return Pairs(part, pictures, picture, texts, languages, _subgroups(pack)[emoji], emoji)
+
+
+def training_pairs(count: int, views: int, seed: int) -> Pairs:
+    """Pairs of training styles and training keywords; every picture comes degraded in `views` ways."""
+    pack = load_pack()
+    rng = np.random.default_rng([seed, 5])
+    tiles, owner = [], []
+    for style in TRAIN_STYLES:
+        images, present = pack.images(style)
+        drawn = np.array([i for i in np.flatnonzero(present) if not is_unseen_emoji(pack.emoji[i].hexcode)], np.int64)
+        tiles.append(images[drawn])
+        owner.append(drawn)
+    owners, whole = np.tile(np.concatenate(owner), views), np.tile(np.concatenate(tiles), (views, 1, 1, 1))
+    pictures = degrade(whole, rng.choice(SIDES, size=len(whole)))
+    keywords = {tag: list(rows) for tag, rows in _keywords(pack, "train")}
+    emoji, texts, languages = _draw(keywords, count, rng)
+    order = np.argsort(owners, kind="stable")
+    first, last = (np.searchsorted(owners[order], emoji, side=side) for side in ("left", "right"))
+    has_picture = first < last
+    picture = order[np.where(has_picture, first + (rng.random(len(emoji)) * (last - first)).astype(np.int64), 0)]
+    keep = np.flatnonzero(has_picture)
+    return Pairs(
+        "train",
+        pictures,
+        picture[keep],
+        tuple(texts[row] for row in keep),
+        tuple(languages[row] for row in keep),
+        _subgroups(pack)[emoji[keep]],
+        emoji[keep],
+    )
+
+
+def degrade(pictures: Pixels, sides: Ints) -> Pixels:
+    """Reduce every picture to its number of pixels a side, enlarge it again, and blur it.
+
+    Args:
+        pictures: uint8 [M, S, S, 3].
+        sides: [M], from 1 to S; S leaves the picture as it is but for the blur.
+
+    Returns:
+        uint8 [M, S, S, 3].
+    """
+    result = np.empty_like(pictures)
+    size = pictures.shape[1]
+    kernel = torch.outer(torch.tensor(_KERNEL), torch.tensor(_KERNEL)).expand(3, 1, 3, 3) / sum(_KERNEL) ** 2
+    for side in np.unique(sides):
+        rows = np.flatnonzero(sides == side)
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            x = torch.from_numpy(pictures[part]).permute(0, 3, 1, 2).float()
+            x = F.interpolate(x, (int(side),) * 2, mode="bilinear", antialias=True, align_corners=False)
+            x = F.interpolate(x, (size,) * 2, mode="bilinear", align_corners=False)
+            x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+            result[part] = x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return result
+
+
+def _subgroups(pack: EmojiPack) -> Ints:
+    return np.array([emoji.subgroup for emoji in pack.emoji], np.int64)
+
+
+def _keywords(pack: EmojiPack, part: Part) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Locale, and its (emoji, keyword) of the cells of `part`."""
+    seen = [(i, emoji.hexcode) for i, emoji in enumerate(pack.emoji) if not is_unseen_emoji(emoji.hexcode)]
+    for locale in pack.locales:
+        words = pack.keywords(locale)
+        yield locale, [(i, word) for i, code in seen if cell_split(code, locale) == part for word in words[i]]
+
+
+def _draw(
+    keywords: dict[str, list[tuple[int, str]]], count: int, rng: np.random.Generator
+) -> tuple[Ints, tuple[str, ...], tuple[str, ...]]:
+    """As many keywords of every locale as there are, up to `count` in all, in random order."""
+    per_locale = -(-count // len(keywords))
+    rows: list[tuple[int, str, str]] = []
+    for locale, found in keywords.items():
+        chosen = rng.permutation(len(found))[:per_locale]
+        rows += [(*found[place], locale) for place in chosen]
+    rows = [rows[place] for place in rng.permutation(len(rows))[:count]]
+    emoji = np.array([row[0] for row in rows], np.int64)
+    return emoji, tuple(row[1] for row in rows), tuple(row[2] for row in rows)
