@@ -14,7 +14,9 @@ from PIL import Image
 
 from dmedge.artifact import Artifact
 from dmedge.cli.main import cli
-from dmedge.data.evalset import emoji_evalset
+from dmedge.data.emoji import load_pack
+from dmedge.data.evalset import EvalSet
+from dmedge.data.languages import LANGUAGES
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError, DataError
 from dmedge.evidence.attention import AttentionMap, attention_maps, entropy
@@ -194,9 +196,17 @@ def test_a_side_that_is_not_looked_at_is_worth_nothing(tmp_path: Path) -> None:
 
 
 def test_study_of_the_emoji_is_plain_json_and_the_same_again(model: Checkpoint) -> None:
-    data = emoji_evalset(locales=["en", "hi"])
+    pack = load_pack()
+    data = EvalSet(
+        name="some",
+        images=pack.images("twemoji")[0][:30],
+        clusters=tuple(emoji.hexcode for emoji in pack.emoji[:30]),
+        texts=tuple(emoji.name for emoji in pack.emoji[:30]) * 2,
+        text_image=np.tile(np.arange(30), 2),
+        languages=("en",) * 60,
+    )
+    assert len(emoji_pairs(model, data, 60).texts) == 30  # no picture twice
     pairs = emoji_pairs(model, data, 24)
-    assert len(pairs.texts) == len({one.tobytes() for one in pairs.pixels}) == 24
     assert pairs.classes is None  # the labels of this model are no groups of emoji
     first, again = (study_attention(model, pairs, steps=2) for _ in range(2))
     assert first == again
@@ -221,11 +231,11 @@ def test_heat_is_seen_where_it_is_and_nowhere_else() -> None:
 
 def test_right_to_left_text_has_its_first_token_on_the_right(model: Checkpoint) -> None:
     picture = Image.new("RGB", (32, 32), (200, 30, 30))
-    found = {text: explain_pair(model, picture, text) for text in ("בית אדום", "red house", "123")}
+    found = {text: explain_pair(model, picture, text, has_curves=False) for text in ("בית אדום", "red house", "123")}
     assert [one.is_right_to_left for one in found.values()] == [True, False, False]
     places = {}
     for text, one in found.items():
-        row = np.asarray(draw_explanation(one))[510:550]  # below the first tokens
+        row = np.asarray(draw_explanation(one))[445:475]  # below the first tokens
         chips = np.argwhere((row == PALETTE[0]).all(2))[:, 1]
         places[text] = chips.mean() / row.shape[1]
     assert places["בית אדום"] > 0.7
@@ -235,10 +245,10 @@ def test_right_to_left_text_has_its_first_token_on_the_right(model: Checkpoint) 
 def test_what_no_font_can_write_is_told_by_number(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lettering, "_font_files", lambda letters: ())
     picture = Image.new("RGB", (32, 32), (200, 30, 30))
-    text, *tokens = unwritten(explain_pair(model, picture, "ラーメン"))
+    text, *tokens = unwritten(explain_pair(model, picture, "ラーメン", has_curves=False))
     assert text == "text: ラーメン"
     assert all(re.fullmatch(r"token \d+: .+", token) for token in tokens)
-    assert unwritten(explain_pair(model, picture, "red house")) == []
+    assert unwritten(explain_pair(model, picture, "red house", has_curves=False)) == []
 
 
 def run(*arguments: object) -> Result:
@@ -353,13 +363,15 @@ def test_emoji_is_found_by_its_character_and_its_code_points() -> None:
         open_picture("emoji:❤", "twemoj")
 
 
-def test_gallery_shows_every_script(model: Checkpoint, tmp_path: Path) -> None:
+def test_gallery_has_a_section_for_every_text(model: Checkpoint, tmp_path: Path) -> None:
     triples = emoji_triples()
-    page = write_gallery(model, triples, tmp_path / "gallery.html", title="Seven scripts").read_text(encoding="utf-8")
+    assert len({LANGUAGES[one.language].script for one in triples}) == 7
+    triples = [one for one in triples if one.language in ("ar", "zh")]
+    page = write_gallery(model, triples, tmp_path / "gallery.html", title="Two scripts").read_text(encoding="utf-8")
     assert all(one.text in page for one in triples)
-    assert page.count("<section") == len(triples) == 7
+    assert page.count("<section") == len(triples) == 2
     with pytest.raises(DataError, match="exists already"):
-        write_gallery(model, triples, tmp_path / "gallery.html", title="Seven scripts")
+        write_gallery(model, triples, tmp_path / "gallery.html", title="Two scripts")
     with pytest.raises(DataError, match="no pictures to show"):
         write_gallery(model, [], tmp_path / "other.html", title="None")
 

@@ -11,6 +11,7 @@ from dmedge.evidence.attention import check_attends, maps_of
 from dmedge.evidence.intervals import Figure, mean_figure
 from dmedge.evidence.pairs import Pairs, encode_pairs
 from dmedge.evidence.regions import (
+    RANDOM,
     STEPS,
     Curves,
     Fill,
@@ -24,7 +25,6 @@ from dmedge.model.checkpoint import Checkpoint
 
 Target = Literal["match", "class"]
 Verdict = Literal["beats random", "worse than random", "not shown to differ from random"]
-RANDOM = "random"
 
 
 @dataclass(frozen=True, slots=True)

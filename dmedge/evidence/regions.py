@@ -25,6 +25,7 @@ from dmedge.model.checkpoint import Checkpoint
 
 Fill = Literal["white", "blur"]
 STEPS = 6  # of a curve, after its start
+RANDOM = "random"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,8 @@ def removal_curves(
     """Deletion and insertion: regions leave the pixels, or come to a picture that is all `fill`, in some order.
 
     Args:
-        orders: name -> [N, P], the most important region first.
+        orders: name -> [N, P], the most important region first. One named "random" comes back in reverse, which is
+            as random, so that one run serves both curves.
         fill: what a missing region shows: white, as a missing picture does, or the picture itself blurred.
         steps: by which all regions go; P at most.
 
@@ -109,7 +111,8 @@ def removal_curves(
     """
     filled = FILLS[fill](pairs.pixels)
     regions = encoded.patches.shape[1]
-    counts = np.unique(np.linspace(0, regions, min(steps, regions) + 1).round().astype(np.int64))
+    evenly = np.linspace(0, regions, min(steps, regions) + 1).round().astype(np.int64)
+    counts = np.unique([evenly, regions - evenly])  # as many from either end
 
     def probability(keeps: NDArray[np.bool_]) -> Floats:
         pixels = np.where(_to_pixels(keeps, grid_of(regions), pairs.pixels.shape[1]), pairs.pixels, filled)
@@ -121,7 +124,7 @@ def removal_curves(
     for name, order in orders.items():
         rank = np.argsort(order, axis=1)  # [N, P] place of every region in the order
         without = [probability(rank >= count) for count in counts[1:-1]]
-        within = [probability(rank < count) for count in counts[1:-1]]
+        within = without[::-1] if name == RANDOM else [probability(rank < count) for count in counts[1:-1]]
         found[name] = Curves(
             (counts / regions).astype(np.float32),
             deletion=np.stack([whole, *without, empty], 1),

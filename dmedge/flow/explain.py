@@ -14,9 +14,9 @@ from dmedge.data.pictures import open_record_image
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import DataError
 from dmedge.evidence.attention import AttentionMap, Grid, check_attends, grid_of, maps_of
-from dmedge.evidence.attention_study import RANDOM, Target
+from dmedge.evidence.attention_study import Target
 from dmedge.evidence.pairs import Encoded, Pairs, encode_pairs, fusion_of, preprocessed, probabilities, repeat_pairs
-from dmedge.evidence.regions import Curves, gradient_regions, order_by, random_order, removal_curves
+from dmedge.evidence.regions import RANDOM, Curves, gradient_regions, order_by, random_order, removal_curves
 from dmedge.evidence.retrieval import Floats, Ints
 from dmedge.model.checkpoint import Checkpoint
 
@@ -41,7 +41,7 @@ class Explanation:
     grid: Grid
     attention: AttentionMap | None
     gradient: Floats | None  # [P], above 0 where it speaks for the target; None of a quantized checkpoint
-    curves: Mapping[str, Curves]  # by order; one pair each, but as many as there are random orders
+    curves: Mapping[str, Curves]  # by order; one pair each, but as many as there are random orders; maybe none
     language: str | None = None
 
     @property
@@ -82,13 +82,20 @@ class Explanation:
 
 
 def explain_pair(
-    checkpoint: Checkpoint, image: Image.Image, text: str, *, target: Target = "match", by: By = "attention"
+    checkpoint: Checkpoint,
+    image: Image.Image,
+    text: str,
+    *,
+    target: Target = "match",
+    by: By = "attention",
+    has_curves: bool = True,
 ) -> Explanation:
     """Maps and curves of one pair.
 
     Args:
         target: the match, or the likeliest class.
         by: "gradient" leaves out attention, for a fusion that has none.
+        has_curves: whether to take regions out and put them in, which takes most of the time.
 
     Raises:
         ArtifactError: there is no fusion, no cross-attention to show, or no gradient where only that was asked for.
@@ -115,7 +122,7 @@ def explain_pair(
         grid=grid_of(encoded.patches.shape[1]),
         attention=seen,
         gradient=gradient,
-        curves=_curves(checkpoint, pair, encoded, orders),
+        curves=_curves(checkpoint, pair, encoded, orders) if has_curves else {},
     )
 
 

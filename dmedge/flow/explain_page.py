@@ -66,7 +66,7 @@ def render_gallery(found: Sequence[Explanation], title: str) -> str:
 def data_uri(image: Image.Image) -> str:
     """A picture inside the page."""
     stream = BytesIO()
-    image.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 

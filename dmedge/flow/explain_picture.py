@@ -19,9 +19,9 @@ from dmedge.flow.explain_tiles import (
 )
 from dmedge.flow.lettering import FAINT, INK, find_font, write_line
 
-_GAP, _MARGIN, _TITLE, _CAPTION, _CHART = 16, 24, 70, 46, 220  # pixels
-_COLUMNS = 4
-_WIDTH = 2 * _MARGIN + _COLUMNS * (SHOWN_PX + _GAP) - _GAP
+_GAP, _MARGIN, _TITLE, _CAPTION, _RULE, _CHART = 16, 24, 70, 46, 30, 220  # pixels
+_WIDTH = 2 * _MARGIN + 4 * (SHOWN_PX + _GAP) - _GAP
+_COLUMNS, _TOKEN_PX = 6, (_WIDTH - 2 * _MARGIN + _GAP) // 6 - _GAP
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,22 +41,20 @@ def draw_explanation(found: Explanation) -> Image.Image:
     `unwritten` says what it stands for.
     """
     maps, tokens = map_tiles(found), token_tiles(found)
-    rows = -(-len(tokens) // _COLUMNS)
-    tall = SHOWN_PX + _CAPTION
-    height = _MARGIN + _TITLE + tall * (1 + rows) + (_GAP + 14 if rows else 0) + 30 + _CHART + _MARGIN
-    page = Image.new("RGB", (_WIDTH, height), "white")
+    rows = [tokens[start : start + _COLUMNS] for start in range(0, len(tokens), _COLUMNS)]
+    below = _MARGIN + _TITLE + SHOWN_PX + _CAPTION
+    charts = below + (_RULE + len(rows) * (_TOKEN_PX + _CAPTION) if rows else 0)
+    page = Image.new("RGB", (_WIDTH, charts + (_RULE + _CHART if found.curves else 0) + _MARGIN), "white")
     draw = ImageDraw.Draw(page)
     _write_heading(draw, found)
-    y = _MARGIN + _TITLE
-    _paste_row(page, draw, maps, y, is_reversed=False)
-    y += tall
-    if tokens:
-        draw.line([(_MARGIN, y + 4), (_WIDTH - _MARGIN, y + 4)], (226, 229, 234))
-        y += _GAP + 14
-    for start in range(0, len(tokens), _COLUMNS):
-        _paste_row(page, draw, tokens[start : start + _COLUMNS], y, is_reversed=found.is_right_to_left)
-        y += tall
-    _paste_charts(page, draw, found, y)
+    _paste_row(page, maps, _MARGIN + _TITLE, SHOWN_PX, is_reversed=False)
+    if rows:
+        draw.line([(_MARGIN, below + 4), (_WIDTH - _MARGIN, below + 4)], (226, 229, 234))
+    for number, row in enumerate(rows):
+        y = below + _RULE + number * (_TOKEN_PX + _CAPTION)
+        _paste_row(page, row, y, _TOKEN_PX, is_reversed=found.is_right_to_left)
+    if found.curves:
+        _paste_charts(page, draw, found, charts)
     return page
 
 
@@ -71,7 +69,7 @@ def map_tiles(found: Explanation) -> list[Tile]:
         tiles.append(Tile(looker_tile(found.picture, found.attention), "looked at most by", "token by its number"))
     if found.gradient is not None:
         signed = signed_tile(found.picture, found.gradient, found.grid)
-        tiles.append(Tile(signed, "gradient x input", f"red for the {found.target}, blue against"))
+        tiles.append(Tile(signed, f"gradient of the {found.target}", "red for, blue against"))
     return tiles
 
 
@@ -120,37 +118,40 @@ def summary(found: Explanation) -> str:
 
 def _write_heading(draw: ImageDraw.ImageDraw, found: Explanation) -> None:
     wide = _WIDTH - 2 * _MARGIN
-    if find_font(found.text, 26):
-        write_line(draw, (_MARGIN, _MARGIN + 24), found.text, 26, wide)
-    else:
-        write_line(draw, (_MARGIN, _MARGIN + 24), f"a text of {len(token_tiles(found))} tokens", 26, wide)
+    font = find_font(found.text, 26)
+    length = 0 if font is None else round(draw.textlength(" ".join(found.text.split()), font))
+    start = _MARGIN + (max(0, wide - length) if font and found.is_right_to_left else 0)
+    words = "tokens by their numbers" if font is None else found.text
+    write_line(draw, (start, _MARGIN + 24), words, 26, wide)
     write_line(draw, (_MARGIN, _MARGIN + 50), summary(found), 13, wide, FAINT)
 
 
-def _paste_row(
-    page: Image.Image, draw: ImageDraw.ImageDraw, tiles: Sequence[Tile], y: int, *, is_reversed: bool
-) -> None:
+def _paste_row(page: Image.Image, tiles: Sequence[Tile], y: int, side: int, *, is_reversed: bool) -> None:
     for column, tile in enumerate(tiles):
-        place = _COLUMNS - 1 - column if is_reversed else column
-        x = _MARGIN + place * (SHOWN_PX + _GAP)
-        page.paste(tile.image, (x, y))
-        draw.rectangle((x, y, x + SHOWN_PX - 1, y + SHOWN_PX - 1), outline=(226, 229, 234))
-        start, below = x, y + SHOWN_PX + 19
-        if tile.number is not None:
-            draw.rounded_rectangle((x, below - 14, x + 20, below + 3), 4, PALETTE[tile.number % len(PALETTE)])
-            number = str(tile.number + 1)
-            draw.text((x + 10, below - 5), number, "white", ImageFont.load_default(12), anchor="mm")
-            start = x + 27
-        if find_font(tile.caption, 15):
-            write_line(draw, (start, below), tile.caption, 15, x + SHOWN_PX - start)
-        write_line(draw, (x, below + 18), tile.note, 11, SHOWN_PX, FAINT)
+        step = side + _GAP
+        x = _WIDTH - _MARGIN - side - column * step if is_reversed else _MARGIN + column * step
+        page.paste(tile.image.resize((side, side), Image.Resampling.LANCZOS), (x, y))
+        _write_caption(ImageDraw.Draw(page), tile, (x, y), side)
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int], side: int) -> None:
+    x, y = corner
+    draw.rectangle((x, y, x + side - 1, y + side - 1), outline=(226, 229, 234))
+    start, below = x, y + side + 19
+    if tile.number is not None:
+        draw.rounded_rectangle((x, below - 14, x + 20, below + 3), 4, PALETTE[tile.number % len(PALETTE)])
+        draw.text((x + 10, below - 5), str(tile.number + 1), "white", ImageFont.load_default(12), anchor="mm")
+        start = x + 27
+    if find_font(tile.caption, 15):
+        write_line(draw, (start, below), tile.caption, 15, x + side - start)
+    write_line(draw, (x, below + 18), tile.note, 12, side, FAINT)
 
 
 def _paste_charts(page: Image.Image, draw: ImageDraw.ImageDraw, found: Explanation, y: int) -> None:
     wide = (_WIDTH - 2 * _MARGIN - _GAP) // 2
     for side, kind in enumerate(("deletion", "insertion")):
         chart = curve_chart(found.curves, kind, (wide, _CHART), curve_end(found))
-        page.paste(chart, (_MARGIN + side * (wide + _GAP), y + 30))
+        page.paste(chart, (_MARGIN + side * (wide + _GAP), y + _RULE))
     x = _MARGIN
     for name in found.curves:
         draw.line([(x, y + 14), (x + 18, y + 14)], ORDERS[name], 3)

@@ -20,8 +20,9 @@ PALETTE: tuple[Colour, ...] = (
     *((213, 94, 0), (86, 180, 233), (120, 110, 20), (90, 90, 100)),
 )
 ORDERS: Mapping[str, Colour] = {"attention": (200, 80, 0), "gradient": (0, 114, 178), "random": (130, 136, 148)}
-LEAST_TOP = 2.0  # times an even share: attention that is nearly even must look even
-_MUTED = 0.55  # of the picture's colours, under heat
+LEAST_TOP = 4.0  # times an even share: attention that is nearly even must look even
+_GAMMA = 0.7  # below 1, so that one bright region does not hide all others
+_MUTED = 0.5  # of the picture's colours, under heat
 
 
 def even_shares(weights: Floats) -> Floats:
@@ -31,10 +32,10 @@ def even_shares(weights: Floats) -> Floats:
 
 def heat_tile(picture: Image.Image, values: Floats, grid: Grid, top: float) -> Image.Image:
     """The picture under heat: [P] values from 0, which shows nothing, to `top`."""
-    level = np.clip(_upsampled(values / top, grid, picture.size), 0, 1)
+    level = np.clip(_upsampled(values / top, grid, picture.size), 0, 1) ** _GAMMA
     stops = np.linspace(0, 1, len(HEAT))
     colour = np.stack([np.interp(level, stops, channel) for channel in zip(*HEAT, strict=True)], -1)
-    return _over(picture, colour, 0.85 * level[..., None] ** 0.8)
+    return _over(picture, colour, 0.85 * level[..., None])
 
 
 def signed_tile(picture: Image.Image, values: Floats, grid: Grid) -> Image.Image:
@@ -48,7 +49,7 @@ def looker_tile(picture: Image.Image, seen: AttentionMap) -> Image.Image:
     """The number of the token that looks most at each region, the deeper in colour the more it does."""
     tile = _muted(picture).convert("RGBA")
     layer = Image.new("RGBA", tile.size)
-    draw, font = ImageDraw.Draw(layer), ImageFont.load_default(11)
+    draw, font = ImageDraw.Draw(layer), ImageFont.load_default(12)
     shares = even_shares(seen.weights)
     top = max(float(shares.max()), LEAST_TOP)
     rows, columns = seen.grid
@@ -72,9 +73,9 @@ def curve_chart(curves: Mapping[str, Curves], kind: str, size: tuple[int, int], 
         kind: "deletion" or "insertion".
     """
     width, height = size
-    left, top, right, bottom = 38, 26, 10, 34
+    left, top, right, bottom = 38, 26, 20, 36
     chart = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(chart, "RGBA"), ImageFont.load_default(11)
+    draw, font = ImageDraw.Draw(chart, "RGBA"), ImageFont.load_default(12)
 
     def place(share: float, value: float) -> tuple[float, float]:
         return left + share * (width - left - right), height - bottom - value / end * (height - top - bottom)
