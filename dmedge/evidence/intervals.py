@@ -1,6 +1,7 @@
 """Means of independent samples, with bootstrap intervals."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,8 @@ def mean_figure(
     Source: Efron 1979, Ann. Statist. 7:1.
     """
     samples = np.asarray(values, np.float64)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(samples), np.full(len(samples), 1 / len(samples)), size=resamples) @ samples
-    return _figure(float(samples.mean()), draws / len(samples), len(samples), confidence)
+    draws = _weights(len(samples), resamples, seed) @ samples
+    return _figure(float(samples.mean()), draws, len(samples), confidence)
 
 
 def rank_correlation(
@@ -54,9 +54,7 @@ def rank_correlation(
     """
     ranks = np.stack([midranks(np.asarray(side)) for side in (x, y)])
     count = ranks.shape[1]
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
-    draws = _correlations(weights, ranks)
+    draws = _correlations(_weights(count, resamples, seed), ranks)
     return _figure(float(_correlations(np.full((1, count), 1 / count), ranks)[0]), draws, count, confidence)
 
 
@@ -66,6 +64,14 @@ def midranks(values: NDArray[np.generic]) -> Doubles:
     last = np.cumsum(counts)
     middle: Doubles = (last - (counts + 1) / 2)[inverse]
     return middle
+
+
+@lru_cache(maxsize=4)
+def _weights(count: int, resamples: int, seed: int) -> Doubles:
+    """[R, N] weights that sum to 1: how often each sample was drawn. Figures of the same samples share the draws."""
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    weights: Doubles = draws / count
+    return weights
 
 
 def _correlations(weights: Doubles, ranks: Doubles) -> Doubles:

@@ -24,7 +24,7 @@ from dmedge.evidence.retrieval import Floats, Ints
 from dmedge.model.checkpoint import Checkpoint
 
 Fill = Literal["white", "blur"]
-STEPS = 6  # of a curve, after its start
+STEPS = 5  # of a curve, after its start
 RANDOM = "random"
 
 

@@ -27,7 +27,7 @@ from dmedge.evidence.regions import blurred
 from dmedge.evidence.retrieval import Floats, Ints
 from dmedge.model.checkpoint import Checkpoint
 
-BLUR_PX = (0.0, 1.0, 2.0, 4.0, 8.0)
+BLUR_PX = (0.0, 2.0, 4.0, 8.0)
 KEPT_TOKENS = (1, 2, 3, 5)
 BINS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 10**9))  # tokens
 TRUSTS = ("trust_image", "trust_text", "trust_agreement")

@@ -14,6 +14,7 @@ from dmedge.flow.explain import Explanation
 from dmedge.flow.explain_picture import Tile, curve_end, map_tiles, summary, token_tiles
 from dmedge.flow.explain_tiles import ORDERS, PALETTE, curve_chart
 
+_CURVES = "What is left of the answer as regions leave the picture, or come to a white one, in three orders."
 CHART = (520, 240)  # pixels
 _EXTRA = """
 .tiles{display:flex;flex-wrap:wrap;gap:18px}figure{margin:0;width:168px}figure img{display:block;border-radius:6px;
@@ -23,8 +24,8 @@ figcaption small{display:block;font-weight:400;font-size:12px;color:var(--muted)
 margin-inline-end:6px}.tiles+.tiles{margin-top:22px}
 """
 NOTE = (
-    "Attention says where the fusion looked, not what its answer rests on; the curves say whether the regions it "
-    "looked at mattered. Spread: entropy of a token's attention, 0 for one region, 1 for all alike."
+    "Attention says where the fusion looked, not what its answer rests on. Spread: entropy of a token's attention, "
+    "0 for one region, 1 for all alike."
 )
 
 
@@ -45,7 +46,7 @@ def render_explanation(found: Explanation) -> str:
         section("Token by token", _tiles(token_tiles(found), is_right_to_left=found.is_right_to_left))
         if found.attention is not None
         else "",
-        section("Do the regions matter?", f'{keys}<div class="pair">{charts}</div>'),
+        section("Do the regions matter?", note=_CURVES, body=f'{keys}<div class="pair">{charts}</div>'),
     ]
     heading = f'<h1 dir="auto">{escape(found.text)}</h1><p class="lead">{escape(summary(found))}</p>'
     return _page(found.text, heading, "".join(body))
