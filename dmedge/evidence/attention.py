@@ -26,17 +26,20 @@ class AttentionMap:
     @property
     def weights(self) -> Floats:
         """[L, P] mean over heads: where each token looks; rows sum to 1."""
-        return self.heads.mean(0)
+        mean: Floats = self.heads.mean(0)
+        return mean
 
     @property
     def regions(self) -> Floats:
         """[P] mean over tokens: how much each region is looked at; sums to 1."""
-        return self.weights.mean(0)
+        mean: Floats = self.weights.mean(0)
+        return mean
 
     @property
     def token_entropy(self) -> Floats:
         """[L] mean over heads of the entropy of each row, over log P: 0 one region, 1 all alike."""
-        return entropy(self.heads).mean(0)
+        mean: Floats = entropy(self.heads).mean(0)
+        return mean
 
     @property
     def entropy(self) -> float:
@@ -63,7 +66,7 @@ def maps_of(checkpoint: Checkpoint, encoded: Encoded) -> list[AttentionMap]:
     for start in range(0, len(encoded.ids), BATCH):
         part = slice(start, start + BATCH)
         weights = fusion.attention_map(encoded.patches[part], encoded.tokens[part])  # [B * H, L, P]
-        rows = weights.unflatten(0, (-1, fusion.attention.heads)).numpy()
+        rows = weights.view(-1, fusion.attention.heads, *weights.shape[1:]).numpy()
         for heads, ids, mask in zip(rows, encoded.ids[part], encoded.mask[part].bool(), strict=True):
             tokens = tuple(checkpoint.tokenizer.piece(int(token)) for token in ids[mask])
             found.append(AttentionMap(tokens, heads[:, mask.numpy()], grid))

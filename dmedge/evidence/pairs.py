@@ -70,13 +70,13 @@ def encode_pairs(checkpoint: Checkpoint, pairs: Pairs) -> Encoded:
 def encode_pixels(checkpoint: Checkpoint, pixels: NDArray[np.uint8]) -> Tensor:
     """Patches [N, P, V] of uint8 [N, S, S, 3] pixels."""
     whole = torch.from_numpy(np.ascontiguousarray(pixels))
-    return torch.cat([checkpoint.model.image(part)[1] for part in whole.split(BATCH)])
+    return torch.cat([checkpoint.model.image(part)[1] for part in _split(whole)])
 
 
 @torch.no_grad()
 def encode_ids(checkpoint: Checkpoint, patches: Tensor, ids: Tensor, mask: Tensor) -> Encoded:
     """Beside [N, P, V] patches the tokens of int [N, L] ids; positions where the mask is 0 are not looked at."""
-    rows = [checkpoint.model.text(i, m)[1] for i, m in zip(ids.split(BATCH), mask.split(BATCH), strict=True)]
+    rows = [checkpoint.model.text(i, m)[1] for i, m in zip(_split(ids), _split(mask), strict=True)]
     return Encoded(patches, torch.cat(rows), mask, ids)
 
 
@@ -85,7 +85,7 @@ def probabilities(checkpoint: Checkpoint, encoded: Encoded, classes: Ints | None
     """[N] probability of the class of each pair, or, without classes, that its text belongs to its picture."""
     sides = (encoded.patches, encoded.tokens, encoded.mask)
     parts = []
-    for patches, tokens, mask in zip(*(side.split(BATCH) for side in sides), strict=True):
+    for patches, tokens, mask in zip(*map(_split, sides), strict=True):
         match, *others = checkpoint.model.fuse(patches, tokens, mask)
         parts.append(match.sigmoid()[:, None] if classes is None else others[0].softmax(-1))
     found = torch.cat(parts).numpy()
@@ -134,3 +134,7 @@ def preprocessed(checkpoint: Checkpoint, images: Sequence[Any]) -> NDArray[np.ui
 def blank_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """White pictures of the same shape, which is how the fusion was trained to go without one."""
     return np.full_like(pixels, WHITE)
+
+
+def _split(rows: Tensor) -> list[Tensor]:
+    return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]

@@ -96,8 +96,8 @@ def scale_top(seen: AttentionMap) -> float:
 
 
 def plain_token(piece: str) -> str:
-    """A token as a person reads it: without the mark of a word's start."""
-    return piece.replace("\u2581", " ").strip() or "(space)"
+    """A token as a person reads it: without the marks that vocabularies set at the ends of words."""
+    return piece.replace("\u2581", " ").removesuffix("</w>").strip() or "(space)"
 
 
 def unwritten(found: Explanation) -> list[str]:

@@ -27,7 +27,8 @@ _MUTED = 0.5  # of the picture's colours, under heat
 
 def even_shares(weights: Floats) -> Floats:
     """Shares of [..., P] regions as multiples of an even share, which is 1."""
-    return weights * weights.shape[-1]
+    shares: Floats = weights * weights.shape[-1]
+    return shares
 
 
 def heat_tile(picture: Image.Image, values: Floats, grid: Grid, top: float) -> Image.Image:
