@@ -24,7 +24,7 @@ from dmedge.evidence.attention_study import compare_orders, study_attention
 from dmedge.evidence.intervals import mean_figure, midranks, rank_correlation
 from dmedge.evidence.pairs import Pairs, emoji_pairs, encode_pairs, probabilities
 from dmedge.evidence.regions import Curves, gradient_regions, order_by, random_order, removal_curves
-from dmedge.evidence.weighting import picture_weighting, text_weighting
+from dmedge.evidence.weighting import judge_shift, picture_weighting, text_weighting
 from dmedge.flow import lettering
 from dmedge.flow.attention_gallery import emoji_triples, write_gallery
 from dmedge.flow.explain import explain_pair, open_picture
@@ -184,6 +184,11 @@ def test_weighting_changes_nothing_where_nothing_changes(model: Checkpoint) -> N
     same = picture_weighting(model, pairs, encoded, blurs_px=(0.0, 0.0))
     assert {figure.value for figure in same.trends.values()} == {0}
     assert set(same.directions.values()) == {"unclear"}
+    assert judge_shift(same) == {"trust": "not shown", "drop": "not shown"}
+    moved = replace(same, directions={**same.directions, "image_drop": "below", "text_drop": "above"})
+    assert judge_shift(moved) == {"trust": "not shown", "drop": "confirmed"}
+    moved = replace(same, directions={"image_drop": "above", "text_drop": "below"})
+    assert judge_shift(moved) == {"drop": "refuted"}  # no concepts, no trust
     longest = int(encoded.mask.sum(1).max())
     kept = text_weighting(model, pairs, encoded, kept=(longest, longest))
     assert kept is None or {figure.value for figure in kept.trends.values()} == {0}

@@ -20,7 +20,7 @@ from dmedge.evidence.regions import (
     random_order,
     removal_curves,
 )
-from dmedge.evidence.weighting import Weighting, length_weighting, picture_weighting, text_weighting
+from dmedge.evidence.weighting import Shift, Weighting, judge_shift, length_weighting, picture_weighting, text_weighting
 from dmedge.model.checkpoint import Checkpoint
 
 Target = Literal["match", "class"]
@@ -58,6 +58,7 @@ class AttentionStudy:
     entropy: Figure  # over log P; 1 looks at all regions alike
     regions: RegionFigures
     weighting: tuple[Weighting, ...]
+    dynamic_weighting: dict[str, Shift]  # by "trust" and by "drop", as the picture gets blurred
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers."""
@@ -99,6 +100,7 @@ def study_attention(
         RANDOM: random_order(*attention.shape, seed=seed),
     }
     curves = removal_curves(checkpoint, asked, encoded, orders, fill=fill, steps=steps)
+    picture = picture_weighting(checkpoint, pairs, encoded, seed=seed)
     kept = text_weighting(checkpoint, pairs, encoded, seed=seed)
     return AttentionStudy(
         n=len(pairs.texts),
@@ -112,10 +114,11 @@ def study_attention(
             mean_insertion={name: tuple(own.insertion.mean(0).tolist()) for name, own in curves.items()},
         ),
         weighting=(
-            picture_weighting(checkpoint, pairs, encoded, seed=seed),
+            picture,
             *([] if kept is None else [kept]),
             length_weighting(checkpoint, pairs, encoded, seed=seed),
         ),
+        dynamic_weighting=judge_shift(picture),
     )
 
 

@@ -7,6 +7,7 @@ blank, which is what a side is worth, whatever weight it got.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from dmedge.model.checkpoint import Checkpoint
 BLUR_PX = (0.0, 2.0, 4.0, 8.0)
 KEPT_TOKENS = (1, 2, 3, 5)
 BINS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 10**9))  # tokens
+Shift = Literal["confirmed", "refuted", "not shown"]
 TRUSTS = ("trust_image", "trust_text", "trust_agreement")
 Measures = dict[str, Floats]  # name -> [N]
 
@@ -141,6 +143,22 @@ def length_weighting(checkpoint: Checkpoint, pairs: Pairs, encoded: Encoded, *, 
             levels.append(_level(f"{name} tokens", {key: row[rows] for key, row in found.items()}, seed))
     trends = {key: rank_correlation(count, row, seed=seed) for key, row in found.items()}
     return _weighting("tokens of the text", levels, trends, "rank correlation with the number of tokens")
+
+
+def judge_shift(picture: Weighting) -> dict[str, Shift]:
+    """Whether the weight moves from a picture that gets worse to the text, by trust and by what each side is worth.
+
+    Confirmed where the image loses and the text gains, refuted where it is the other way round; both intervals
+    must exclude 0. Trust is missing for a model without concepts.
+    """
+    verdicts: dict[tuple[str, str], Shift] = {("below", "above"): "confirmed", ("above", "below"): "refuted"}
+    sides = {"trust": ("trust_image", "trust_text"), "drop": ("image_drop", "text_drop")}
+    found = picture.directions
+    return {
+        name: verdicts.get((found[image], found[text]), "not shown")
+        for name, (image, text) in sides.items()
+        if image in found
+    }
 
 
 def _paired(axis: str, names: Iterable[str], found: Sequence[Measures], trend: str, seed: int) -> Weighting:
