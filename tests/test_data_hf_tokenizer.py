@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,15 @@ def test_pieces_are_those_of_the_uncut_text_alone(name: str, tmp_path: Path) -> 
     for text in TEXTS:
         assert tokenizer.pieces(text) == original(text, add_special_tokens=False)["input_ids"]
     assert len(tokenizer.pieces(TEXTS[-1])) > CONTEXT
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])  # an engine each
+def test_names_of_pieces_are_what_a_person_reads(name: str, tmp_path: Path) -> None:
+    _, tokenizer = make(name, tmp_path / name)
+    names = [tokenizer.piece(token) for token in tokenizer.pieces("red apple")]
+    assert all(names)
+    assert re.sub("\u2581|</w>", "", "".join(names)) == "redapple"
+    assert tokenizer.piece(tokenizer.rules.pad_id)  # it stands for no letter, and has a name
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -21,7 +21,7 @@ from dmedge.data.emoji import load_pack
 from dmedge.environment import cache_folder
 from dmedge.errors import DataError
 from dmedge.flow import gallery as gallery_module
-from dmedge.flow import strip as strip_module
+from dmedge.flow import lettering
 from dmedge.flow.atomic import write_atomically
 from dmedge.flow.gallery import Gallery, Item, emoji_gallery, folder_gallery
 from dmedge.flow.search import Match, SearchResult, search_gallery
@@ -227,7 +227,7 @@ def test_strip_draws_any_script_in_one_line(query: str) -> None:
 
 
 def test_strip_escapes_letters_that_no_font_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strip_module, "_font_files", lambda letters: ())
+    monkeypatch.setattr(lettering, "_font_files", lambda letters: ())
     np.testing.assert_array_equal(np.asarray(drawn("麵")), np.asarray(drawn(r"\u9eb5")))
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "report": ("dmedge.cli.report:report", "Write all evidence into one HTML page."),
     "eval": ("dmedge.cli.eval:evaluate", "Measure retrieval in every language."),
     "search": ("dmedge.cli.search:search", "Find images by a word in any language."),
+    "explain": ("dmedge.cli.explain:explain", "Show where the words of a text look in a picture."),
     "index": ("dmedge.cli.index:index", "Embed pictures so that they can be searched, small enough to travel."),
     "app": ("dmedge.cli.app:app", "Turn a bundle into an app: a search page for browsers."),
     "study": ("dmedge.cli.study:study", "Measure what each modality and each fusion is worth."),

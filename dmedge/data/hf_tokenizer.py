@@ -88,6 +88,10 @@ class HfTokenizer:
         """Tokens of a text that is not cut, special ones included and padding not."""
         return self._engine.count(_utf8(text))
 
+    def piece(self, token: int) -> str:
+        """What a person reads for one token id; its name in the vocabulary where it stands for no letter."""
+        return self._engine.piece(token)
+
     @property
     def reserved(self) -> frozenset[int]:
         """Token ids that it needs whatever the text is, beside those that its vocabulary calls special."""
@@ -161,6 +165,10 @@ class _Tokenizers:
     def count(self, text: str) -> int:
         return len(self._uncut(text, has_special=True))
 
+    def piece(self, token: int) -> str:
+        # Byte-level vocabularies name "ر" as "Ø±"; decoding gives the letter.
+        return str(self._tokenizer.decode([token], skip_special_tokens=False) or self._tokenizer.id_to_token(token))
+
     def _uncut(self, text: str, *, has_special: bool) -> list[int]:
         self._tokenizer.no_truncation()
         try:
@@ -211,6 +219,9 @@ class _SentencePiece:
 
     def count(self, text: str) -> int:
         return len(self.pieces(text)) + (self._rules.end_id is not None)
+
+    def piece(self, token: int) -> str:
+        return str(self._processor.id_to_piece(token))
 
 
 _Engine: TypeAlias = _Tokenizers | _SentencePiece
