@@ -10,7 +10,7 @@ from dmedge.artifact import Artifact
 from dmedge.data.emoji import TEST_STYLE, load_pack
 from dmedge.errors import DataError
 from dmedge.evidence.attention_study import Target
-from dmedge.flow.explain import explain_pair
+from dmedge.flow.explain import Explanation, explain_pair
 from dmedge.flow.explain_files import check_out, write_page
 from dmedge.flow.explain_page import render_gallery
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
@@ -40,9 +40,19 @@ def write_gallery(
     if not triples:
         raise DataError("no pictures to show; expected one at least")
     model = load_checkpoint(checkpoint) if isinstance(checkpoint, Artifact) else checkpoint
-    found = [replace(explain_pair(model, one.image, one.text, target=target), language=one.language) for one in triples]
-    write_page(out, render_gallery(found, title))
+    write_page(out, render_gallery(explain_triples(model, triples, target), title))
     return out
+
+
+def explain_triples(checkpoint: Checkpoint, triples: Sequence[Triple], target: Target = "match") -> list[Explanation]:
+    """Explain every triple, and keep its language.
+
+    Raises:
+        DataError: a text is empty.
+        ArtifactError: the checkpoint has no cross-attention.
+    """
+    found = (explain_pair(checkpoint, one.image, one.text, target=target) for one in triples)
+    return [replace(one, language=triple.language) for one, triple in zip(found, triples, strict=True)]
 
 
 def emoji_triples(style: str = TEST_STYLE) -> list[Triple]:

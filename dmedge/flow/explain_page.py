@@ -16,7 +16,7 @@ from dmedge.flow.explain_tiles import ORDERS, PALETTE, curve_chart
 
 _CURVES = "What is left of the answer as regions leave the picture, or come to a white one, in three orders."
 CHART = (520, 240)  # pixels
-_EXTRA = """
+TILE_STYLE = """
 .tiles{display:flex;flex-wrap:wrap;gap:18px}figure{margin:0;width:168px}figure img{display:block;border-radius:6px;
 border:1px solid var(--line)}figcaption{margin-top:6px;font-weight:600;font-size:16px;overflow-wrap:anywhere}
 figcaption small{display:block;font-weight:400;font-size:12px;color:var(--muted)}.chart{width:100%;max-width:520px}
@@ -53,7 +53,12 @@ def render_explanation(found: Explanation) -> str:
 
 
 def render_gallery(found: Sequence[Explanation], title: str) -> str:
-    """Heat maps of many pairs, one section each, as the text of a page."""
+    """Heat maps of many pairs, as the text of a page."""
+    return _page(title, f"<h1>{escape(title)}</h1>", gallery_body(found))
+
+
+def gallery_body(found: Sequence[Explanation]) -> str:
+    """Heat maps of many pairs, one section each, for a page with `STYLE` and `TILE_STYLE`."""
     body = []
     for one in found:
         known = LANGUAGES.get(one.language or "")
@@ -61,7 +66,7 @@ def render_gallery(found: Sequence[Explanation], title: str) -> str:
         name = f'<bdi>{escape(one.text)}</bdi> <span class="chip plain">{language}</span>'
         tiles = [*map_tiles(one)[:2], *token_tiles(one)] if one.attention is not None else map_tiles(one)
         body.append(section(name, _tiles(tiles, is_right_to_left=one.is_right_to_left), note=escape(summary(one))))
-    return _page(title, f"<h1>{escape(title)}</h1>", "".join(body))
+    return "".join(body)
 
 
 def data_uri(image: Image.Image) -> str:
@@ -95,7 +100,7 @@ def _page(title: str, heading: str, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)} · dmedge explain</title><style>{STYLE}{_EXTRA}</style></head><body><main>"
+        f"<title>{escape(title)} · dmedge explain</title><style>{STYLE}{TILE_STYLE}</style></head><body><main>"
         f'<header><p class="eyebrow">dmedge explain</p>{heading}<p class="note">{NOTE}</p></header>{body}'
         "</main></body></html>\n"
     )

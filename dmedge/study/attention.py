@@ -9,6 +9,8 @@ from dmedge.data.emoji import TEST_STYLE
 from dmedge.data.evalset import emoji_evalset
 from dmedge.evidence.attention_study import study_attention
 from dmedge.evidence.pairs import emoji_pairs
+from dmedge.flow.attention_gallery import emoji_triples, explain_triples
+from dmedge.flow.explain_page import gallery_body
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.charts import line_chart
 from dmedge.study.context import Study
@@ -16,7 +18,6 @@ from dmedge.study.page import Picture, Table
 from dmedge.study.words import with_interval
 
 GALLERY = "gallery.html"
-SHOWN = (("🍜", "en"), ("🐘", "hi"), ("🚲", "ar"), ("🌻", "zh"), ("🎸", "th"), ("🐢", "el"), ("⛵", "ru"), ("🍓", "he"))
 
 
 def run_attention(study: Study) -> Done:
@@ -26,12 +27,11 @@ def run_attention(study: Study) -> Done:
 
 
 def _measure(study: Study, folder: Path) -> Result:
-    from dmedge.flow.attention_gallery import gallery_html
-
     data = emoji_evalset(style=TEST_STYLE, split="known")
     pairs = emoji_pairs(study.checkpoint, data, study.config.attention_pairs, seed=study.config.seed)
     found = study_attention(study.checkpoint, pairs, seed=study.config.seed)
-    (folder / GALLERY).write_text(gallery_html(study.checkpoint, SHOWN, TEST_STYLE), encoding="utf-8")
+    shown = explain_triples(study.checkpoint, emoji_triples())
+    (folder / GALLERY).write_text(gallery_body(shown), encoding="utf-8")
     return found.to_json()
 
 

@@ -78,7 +78,7 @@ class ClipStyle(nn.Module):
             **shape,
         )
         vision = CLIPVisionConfig(image_size=IMAGE_SIZE, patch_size=CLIP_PATCH, num_hidden_layers=2 * LAYERS, **shape)
-        self.clip = CLIPModel(CLIPConfig(text.to_dict(), vision.to_dict(), projection_dim=WIDTH))
+        self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
         self.end = vocab_size
         self.classify = nn.Linear(2 * WIDTH, classes)
 

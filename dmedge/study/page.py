@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from dmedge.evidence.report_style import STYLE
+from dmedge.flow.explain_page import TILE_STYLE
 from dmedge.study.context import Study
 from dmedge.study.words import headlines
 
@@ -51,7 +52,8 @@ def to_html(study: Study, sections: Sequence[Section], summary: Mapping[str, Any
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>Dual-modal study of {escape(study.artifact.name)}</title><style>{STYLE}</style></head><body><main>"
+        f"<title>Dual-modal study of {escape(study.artifact.name)}</title><style>{STYLE}{TILE_STYLE}</style></head>"
+        "<body><main>"
         f'<header><p class="eyebrow">dmedge study</p><h1>What image, text and fusion are worth</h1>'
         f'<p class="lead">{escape(_subject(study))}</p><ul>{items}</ul><p class="note">{escape(INTERVALS)}</p></header>'
         f"{body}<section><h2>Again</h2><p><code>{escape(command(study))}</code></p></section></main></body></html>\n"
@@ -97,8 +99,7 @@ def _subject(study: Study) -> str:
 def _section_html(number: int, section: Section) -> str:
     tables = "".join(_table_html(table) for table in section.tables)
     pictures = "".join(
-        f"<figure>{picture.html}<figcaption class='note'>{escape(picture.caption)}</figcaption></figure>"
-        for picture in section.pictures
+        f"<div>{picture.html}<p class='note'>{escape(picture.caption)}</p></div>" for picture in section.pictures
     )
     cells = ", ".join(f'<a href="cells/{escape(cell)}/manifest.json">{escape(cell)}</a>' for cell in section.cells)
     runs = f"<details><summary>Runs</summary><p class='note'>{cells}</p></details>" if cells else ""

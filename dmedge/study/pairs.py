@@ -4,7 +4,6 @@ The class is the emoji's subgroup. The picture is small, blurred and, when it is
 nobody trained on; the keyword is one word that several emoji share. So neither of them suffices alone.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from dmedge.data.emoji import TEST_STYLE, TRAIN_STYLES, VALIDATION_STYLE, EmojiPack, load_pack
-from dmedge.data.splits import cell_split, is_unseen_emoji
+from dmedge.data.splits import cell_split, is_unseen_emoji, training_texts
 
 Ints = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
@@ -54,7 +53,7 @@ def judged_pairs(part: Part, count: int, seed: int) -> Pairs:
     """
     pack = load_pack()
     images, present = pack.images(VALIDATION_STYLE if part == "validation" else TEST_STYLE)
-    keywords = {tag: [row for row in rows if present[row[0]]] for tag, rows in _keywords(pack, part)}
+    keywords = {tag: [row for row in rows if present[row[0]]] for tag, rows in _keywords(pack, part).items()}
     rng = np.random.default_rng([seed, len(part)])
     emoji, texts, languages = _draw(keywords, count, rng)
     shown, picture = np.unique(emoji, return_inverse=True)
@@ -63,33 +62,39 @@ def judged_pairs(part: Part, count: int, seed: int) -> Pairs:
 
 
 def training_pairs(count: int, views: int, seed: int) -> Pairs:
-    """Pairs of training styles and training keywords; every picture comes degraded in `views` ways."""
+    """Pairs of training styles and training keywords; a picture comes degraded in up to `views` ways."""
     pack = load_pack()
     rng = np.random.default_rng([seed, 5])
-    tiles, owner = [], []
-    for style in TRAIN_STYLES:
-        images, present = pack.images(style)
-        drawn = np.array([i for i in np.flatnonzero(present) if not is_unseen_emoji(pack.emoji[i].hexcode)], np.int64)
-        tiles.append(images[drawn])
-        owner.append(drawn)
-    owners, whole = np.tile(np.concatenate(owner), views), np.tile(np.concatenate(tiles), (views, 1, 1, 1))
-    pictures = degrade(whole, rng.choice(SIDES, size=len(whole)))
-    keywords = {tag: list(rows) for tag, rows in _keywords(pack, "train")}
-    emoji, texts, languages = _draw(keywords, count, rng)
+    tiles, owner = _training_tiles(pack)
+    owners = np.tile(owner, views)
+    emoji, texts, languages = _draw(_keywords(pack, "train"), count, rng)
     order = np.argsort(owners, kind="stable")
     first, last = (np.searchsorted(owners[order], emoji, side=side) for side in ("left", "right"))
     has_picture = first < last
     picture = order[np.where(has_picture, first + (rng.random(len(emoji)) * (last - first)).astype(np.int64), 0)]
     keep = np.flatnonzero(has_picture)
+    shown, place = np.unique(picture[keep], return_inverse=True)
     return Pairs(
         "train",
-        pictures,
-        picture[keep],
+        degrade(tiles[shown % len(tiles)], rng.choice(SIDES, size=len(shown))),
+        place,
         tuple(texts[row] for row in keep),
         tuple(languages[row] for row in keep),
         _subgroups(pack)[emoji[keep]],
         emoji[keep],
     )
+
+
+def _training_tiles(pack: EmojiPack) -> tuple[Pixels, Ints]:
+    """Pictures of the training styles, of emoji that may be trained on, and which emoji each shows."""
+    is_seen = np.array([not is_unseen_emoji(emoji.hexcode) for emoji in pack.emoji])
+    tiles, owner = [], []
+    for style in TRAIN_STYLES:
+        images, present = pack.images(style)
+        drawn = np.flatnonzero(present & is_seen)
+        tiles.append(images[drawn])
+        owner.append(drawn)
+    return np.concatenate(tiles), np.concatenate(owner)
 
 
 def degrade(pictures: Pixels, sides: Ints) -> Pixels:
@@ -121,12 +126,19 @@ def _subgroups(pack: EmojiPack) -> Ints:
     return np.array([emoji.subgroup for emoji in pack.emoji], np.int64)
 
 
-def _keywords(pack: EmojiPack, part: Part) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """Locale, and its (emoji, keyword) of the cells of `part`."""
+def _keywords(pack: EmojiPack, part: Part) -> dict[str, list[tuple[int, str]]]:
+    """(emoji, keyword) of the cells of `part`, by locale."""
+    found: dict[str, list[tuple[int, str]]] = {locale: [] for locale in pack.locales}
+    if part == "train":
+        for text in training_texts(pack):
+            if not text.is_name:
+                found[text.locale].append((text.emoji, text.text))
+        return found
     seen = [(i, emoji.hexcode) for i, emoji in enumerate(pack.emoji) if not is_unseen_emoji(emoji.hexcode)]
-    for locale in pack.locales:
+    for locale, rows in found.items():
         words = pack.keywords(locale)
-        yield locale, [(i, word) for i, code in seen if cell_split(code, locale) == part for word in words[i]]
+        rows += [(i, word) for i, code in seen if cell_split(code, locale) == part for word in words[i]]
+    return found
 
 
 def _draw(
