@@ -24,7 +24,7 @@ from dmedge.evidence.weighting import Shift, Weighting, judge_shift, length_weig
 from dmedge.model.checkpoint import Checkpoint
 
 Target = Literal["match", "class"]
-Verdict = Literal["beats random", "worse than random", "not shown to differ from random"]
+Verdict = Literal["beats random", "worse than random", "better one way, worse the other", "not shown to differ"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,11 @@ def compare_orders(curves: Mapping[str, Curves], *, seed: int = 0) -> dict[str, 
 
 def _verdict(deletion: Figure, insertion: Figure) -> Verdict:
     """An order beats random if it does so both ways; each interval excludes 0."""
-    directions = {deletion.direction, insertion.direction}
-    if directions == {"above"}:
-        return "beats random"
-    return "worse than random" if directions == {"below"} else "not shown to differ from random"
+    match sorted((deletion.direction, insertion.direction)):
+        case ["above", "above"]:
+            return "beats random"
+        case ["below", "below"]:
+            return "worse than random"
+        case ["above", "below"]:
+            return "better one way, worse the other"
+    return "not shown to differ"
