@@ -15,6 +15,7 @@ from dmedge.data.records import DatasetConfig
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.recipe import CONFIGS
 from dmedge.manifest import Manifest
+from dmedge.study.config import StudyConfig
 from dmedge.training.config import TowerConfig
 from tests.test_packaging import requirements
 
@@ -65,6 +66,11 @@ def test_every_setting_is_named_with_its_default(kind: str) -> None:
     )[0]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) \| [^|]+ \|$", section, flags=re.MULTILINE)
     assert dict(rows) == {field.name: shown_default(field) for field in fields(TABLES[kind])}
+
+
+def test_every_setting_of_a_study_is_named_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*?) \| [^|]+ \|$", page("docs/study.md"), flags=re.MULTILINE)
+    assert dict(rows) == {field.name: shown_default(field) for field in fields(StudyConfig)}
 
 
 def shown_default(field: Any) -> str:
