@@ -44,7 +44,7 @@ def _measure(study: Study, runs: Sequence[Done], folder: Path) -> Result:
     }
 
 
-def _confused(study: Study, runs: Sequence[Done]) -> list[dict[str, object]]:
+def _confused(study: Study, runs: Sequence[Done]) -> list[Result]:
     """The pairs of classes most often taken for each other, with an emoji of each."""
     names, label = class_names(), study.test.label
     counts: Counter[tuple[int, int]] = Counter()
@@ -67,31 +67,31 @@ def _confused(study: Study, runs: Sequence[Done]) -> list[dict[str, object]]:
     ]
 
 
-def _by(keys: Sequence[str], wrong: NDArray[np.float64], pairs: Pairs) -> list[dict[str, object]]:
+def _by(keys: Sequence[str], wrong: NDArray[np.float64], pairs: Pairs) -> list[Result]:
     """Error rate of every key that has enough pairs, the worst first."""
-    found = []
+    found: list[Result] = []
     array = np.array(keys)
     for key in sorted(set(keys)):
         rows = array == key
         if rows.sum() >= LEAST_PAIRS:
             found.append({"name": key, **clustered(wrong[rows], pairs.cluster[rows]).to_json()})
-    return sorted(found, key=lambda row: -float(row["value"]))  # type: ignore[arg-type]
+    return sorted(found, key=lambda row: -float(row["value"]))
 
 
-def _hardest(pairs: Pairs, wrong: NDArray[np.float64]) -> list[dict[str, object]]:
+def _hardest(pairs: Pairs, wrong: NDArray[np.float64]) -> list[Result]:
     """The emoji that fail most, of those with several pairs."""
     pack = load_pack()
-    rows = []
+    rows: list[Result] = []
     for emoji in np.unique(pairs.cluster):
         mine = pairs.cluster == emoji
         if mine.sum() >= 3:
             entry = pack.emoji[emoji]
             mean, n = float(wrong[mine].mean()), int(mine.sum())
             rows.append({"emoji": entry.char, "name": entry.name, "error": mean, "n": n})
-    return sorted(rows, key=lambda row: (-float(row["error"]), -int(row["n"])))[:MOST]  # type: ignore[arg-type, call-overload]
+    return sorted(rows, key=lambda row: (-float(row["error"]), -int(row["n"])))[:MOST]
 
 
-def _failure_groups(pairs: Pairs, wrong: NDArray[np.float64], group: Sequence[str]) -> list[dict[str, object]]:
+def _failure_groups(pairs: Pairs, wrong: NDArray[np.float64], group: Sequence[str]) -> list[Result]:
     """Error rate inside and outside of groups that are told apart by looking at the pairs themselves."""
     pictures, _ = load_pack().images(TEST_STYLE)
     place = {emoji: i for i, emoji in enumerate(np.unique(pairs.cluster))}
@@ -109,7 +109,7 @@ def _failure_groups(pairs: Pairs, wrong: NDArray[np.float64], group: Sequence[st
         "keyword of several words": np.array([" " in text.strip() for text in pairs.texts]),
         "keyword that several test pairs share": np.array([shares[text] > 1 for text in pairs.texts]),
     }
-    found = []
+    found: list[Result] = []
     for name, inside in groups.items():
         if inside.any() and not inside.all():
             sides = {"inside": inside, "outside": ~inside}

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dmedge.data.tokenizer import Tokenizer
+from dmedge.errors import DataError
 from dmedge.files import sync
 from dmedge.logs import progress
 from dmedge.model.checkpoint import Checkpoint
@@ -36,16 +38,22 @@ class Features:
         return self.patches[torch.from_numpy(picture)].float(), tokens, mask
 
 
-def tower_features(checkpoint: Checkpoint, pairs: Pairs, *, pictures: Pixels | None = None) -> Features:
-    """Run both towers over pairs.
+def vocabulary(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer of a checkpoint.
 
-    Args:
-        pictures: in place of those of the pairs, e.g. perturbed ones.
+    Raises:
+        DataError: it is one of Hugging Face.
     """
-    return Features(
-        picture_features(checkpoint, pairs.pictures if pictures is None else pictures),
-        *text_features(checkpoint, pairs.texts),
-    )
+    if not isinstance(checkpoint.tokenizer, Tokenizer):
+        raise DataError(
+            "a tokenizer of Hugging Face; a study expects the vocabulary of the emoji; train a model on them"
+        )
+    return checkpoint.tokenizer
+
+
+def tower_features(checkpoint: Checkpoint, pairs: Pairs) -> Features:
+    """Run both towers over pairs."""
+    return Features(picture_features(checkpoint, pairs.pictures), *text_features(checkpoint, pairs.texts))
 
 
 @torch.no_grad()
@@ -70,11 +78,17 @@ def sized(checkpoint: Checkpoint, pictures: Pixels) -> Pixels:
 
 
 @torch.no_grad()
-def text_features(checkpoint: Checkpoint, texts: tuple[str, ...]) -> tuple[Tensor, Ints, Ints]:
-    """Tokens of the different texts one after another, where each begins, and which text each row is."""
+def text_features(
+    checkpoint: Checkpoint, texts: tuple[str, ...], longest: int = MOST_TOKENS
+) -> tuple[Tensor, Ints, Ints]:
+    """Tokens of the different texts one after another, where each begins, and which text each row is.
+
+    Args:
+        longest: tokens that are kept of a text.
+    """
     different = list(dict.fromkeys(texts))
     place = {text: i for i, text in enumerate(different)}
-    ids = [row[:MOST_TOKENS] for row in checkpoint.tokenizer.encode_all(different)]
+    ids = [row[:longest] for row in vocabulary(checkpoint).encode_all(different)]
     lengths = np.array([len(row) for row in ids], np.int64)
     first = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = torch.empty(int(first[-1]), int(checkpoint.model.text.out_width), dtype=torch.float16)  # type: ignore[arg-type]
@@ -82,11 +96,11 @@ def text_features(checkpoint: Checkpoint, texts: tuple[str, ...]) -> tuple[Tenso
     with progress("texts", len(different)) as advance:
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            longest = int(lengths[rows].max())
-            padded = np.zeros((len(rows), longest), np.int32)
+            width = int(lengths[rows].max())
+            padded = np.zeros((len(rows), width), np.int32)
             for i, row in enumerate(rows):
                 padded[i, : lengths[row]] = ids[row]
-            mask = torch.from_numpy(np.arange(longest) < lengths[rows][:, None]).int()
+            mask = torch.from_numpy(np.arange(width) < lengths[rows][:, None]).int()
             _, found = checkpoint.model.text(torch.from_numpy(padded), mask)
             for i, row in enumerate(rows):
                 tokens[first[row] : first[row + 1]] = found[i, : lengths[row]].half()

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from dmedge.data.emoji import TEST_STYLE, load_pack
 from dmedge.data.splits import is_unseen_emoji
 from dmedge.data.tokenizer import Tokenizer
-from dmedge.errors import ArtifactError
 from dmedge.model.dual import DualEncoder
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.context import Study
-from dmedge.study.features import sized
+from dmedge.study.features import sized, vocabulary
 from dmedge.study.pairs import Ints
 from dmedge.study.scores import clustered
 from dmedge.training.batches import pad
@@ -35,16 +34,14 @@ def run_long_text(study: Study) -> Done:
 
 
 def _measure(study: Study, folder: Path) -> Result:
-    tokenizer, model = study.checkpoint.tokenizer, study.checkpoint.model
-    if not isinstance(tokenizer, Tokenizer):
-        raise ArtifactError(f"{study.artifact.root}: a vocabulary of Hugging Face; expected dmedge's own; train one")
+    tokenizer, model = vocabulary(study.checkpoint), study.checkpoint.model
     images, present = load_pack().images(TEST_STYLE)
     shown = np.flatnonzero(present)
     texts, emoji = long_descriptions(study.config.long_descriptions, study.config.seed)
     ids = Tokenizer(tokenizer.model_path, 1 << 20).encode_all(texts)
     pixels = sized(study.checkpoint, images[shown])
     with torch.no_grad():
-        parts = torch.from_numpy(pixels).split(BATCH)
+        parts = torch.split(torch.from_numpy(pixels), BATCH)
         gallery = torch.cat([model.encode_image(part)[0] for part in parts]).numpy()
     target, length = np.searchsorted(shown, emoji), model.config.context_length
     rows = []
@@ -107,4 +104,5 @@ def _hits(texts: Floats, gallery: Floats, target: Ints) -> NDArray[np.float64]:
     """[N] 1 where the picture of a text is among its ten best, else 0."""
     scores = texts @ gallery.T
     own = scores[np.arange(len(target)), target]
-    return ((scores > own[:, None]).sum(1) < TOP).astype(np.float64)
+    hits: NDArray[np.float64] = ((scores > own[:, None]).sum(1) < TOP).astype(np.float64)
+    return hits

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dmedge.data.emoji import load_pack
 from dmedge.evidence.perturb_images import IMAGE_PERTURBATIONS
-from dmedge.evidence.perturb_texts import TEXT_PERTURBATIONS
+from dmedge.evidence.perturb_texts import TEXT_PERTURBATIONS, switch_code
 from dmedge.evidence.strengths import STRENGTHS
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.context import Study
@@ -17,46 +18,63 @@ from dmedge.study.pairs import Pairs
 from dmedge.study.scores import clustered
 from dmedge.study.variants import load_head
 
+SWITCHING = "code-switching"
+
 
 def run_robustness(study: Study, variants: Mapping[str, Sequence[Done]]) -> dict[str, Done]:
-    """One cell for every perturbation; the heads are those of the variants' cells."""
-    digests = {name: [run.artifact.digest for run in runs] for name, runs in variants.items()}
-    settings = {**study.task_settings(), "pairs": study.config.robustness_pairs, "heads": digests}
-    heads: dict[str, list[StudyHead]] = {}
+    """One cell for every perturbation; the heads are those that the variants trained with the first seed."""
+    first = {name: runs[0] for name, runs in variants.items()}
+    heads: dict[str, StudyHead] = {}  # loaded once, by the first cell that is not kept
+    settings = {
+        **study.task_settings(),
+        "pairs": study.config.robustness_pairs,
+        "heads": {name: run.artifact.digest for name, run in first.items()},
+    }
+    done = {}
+    for kind in (*IMAGE_PERTURBATIONS, *TEXT_PERTURBATIONS, SWITCHING):
+        run = partial(_measure, study, first, heads, kind)
+        done[kind] = study.run(Cell(f"robustness-{kind}", {**settings, "perturbation": kind}, run))
+    return done
 
-    def cell(kind: str) -> Cell:
-        return Cell(
-            f"robustness-{kind}", {**settings, "perturbation": kind}, partial(_measure, study, variants, heads, kind)
-        )
 
-    return {kind: study.run(cell(kind)) for kind in (*IMAGE_PERTURBATIONS, *TEXT_PERTURBATIONS)}
-
-
-def _measure(
-    study: Study, variants: Mapping[str, Sequence[Done]], heads: dict[str, list[StudyHead]], kind: str, folder: Path
-) -> Result:
+def _measure(study: Study, first: Mapping[str, Done], heads: dict[str, StudyHead], kind: str, folder: Path) -> Result:
     """Accuracy of every variant at every strength; 0 is the pairs as they are."""
-    if not heads:  # shared by the cells of all perturbations
-        heads.update({name: [load_head(study, run) for run in runs] for name, runs in variants.items()})
+    if not heads:
+        heads.update({name: load_head(study, run) for name, run in first.items()})
     pairs = some(study.test, study.config.robustness_pairs)
-    clean = text_features(study.checkpoint, pairs.texts)
-    patches = picture_features(study.checkpoint, pairs.pictures)
+    longest = study.checkpoint.model.config.context_length
+    clean = picture_features(study.checkpoint, pairs.pictures), text_features(study.checkpoint, pairs.texts, longest)
     curves: dict[str, list[dict[str, object]]] = {name: [] for name in heads}
     for strength in (0, *STRENGTHS):
         rng = np.random.default_rng([study.config.seed, strength])
-        if kind in IMAGE_PERTURBATIONS and strength:
-            perturbed = np.stack([IMAGE_PERTURBATIONS[kind](picture, strength, rng) for picture in pairs.pictures])
-            features = Features(picture_features(study.checkpoint, perturbed), *clean)
+        patches, texts = clean
+        if strength and kind in IMAGE_PERTURBATIONS:
+            perturbed = [IMAGE_PERTURBATIONS[kind](picture, strength, rng) for picture in pairs.pictures]
+            patches = picture_features(study.checkpoint, np.stack(perturbed))
         elif strength:
-            rows = zip(pairs.texts, pairs.languages, strict=True)
-            texts = tuple(TEXT_PERTURBATIONS[kind](text, language, strength, rng) for text, language in rows)
-            features = Features(patches, *text_features(study.checkpoint, texts))
-        else:
-            features = Features(patches, *clean)
-        for name, runs in heads.items():
-            right = np.mean([predict(head, pairs, features) == pairs.label for head in runs], axis=0)
+            texts = text_features(study.checkpoint, _perturbed(pairs, kind, strength, rng), longest)
+        features = Features(patches, *texts)
+        for name, head in heads.items():
+            right = (predict(head, pairs, features) == pairs.label).astype(np.float64)
             curves[name].append({"strength": strength, **clustered(right, pairs.cluster).to_json()})
     return {"curves": curves}
+
+
+def _perturbed(pairs: Pairs, kind: str, strength: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """The texts of pairs, perturbed; switched into what another locale says of the same emoji."""
+    rows = list(zip(pairs.texts, pairs.languages, pairs.cluster, strict=True))
+    if kind != SWITCHING:
+        return tuple(TEXT_PERTURBATIONS[kind](text, language, strength, rng) for text, language, _ in rows)
+    pack = load_pack()
+
+    def other(emoji: int, language: str) -> str | None:
+        tags = [tag for tag in pack.locales if tag != language]
+        return pack.names(tags[int(rng.integers(len(tags)))])[emoji]
+
+    return tuple(
+        switch_code(text, lambda _, e=emoji, tag=language: other(e, tag), strength, rng)  # type: ignore[misc]
+        for text, language, emoji in rows
+    )
 
 
 def some(pairs: Pairs, count: int) -> Pairs:

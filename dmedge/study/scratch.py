@@ -17,7 +17,7 @@ from dmedge.logs import progress
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.contestants import CONTEXT, FAMILIES, IMAGE_SIZE, Dmedge, Outputs
 from dmedge.study.context import Study
-from dmedge.study.features import MOST_TOKENS
+from dmedge.study.features import MOST_TOKENS, vocabulary
 from dmedge.study.pairs import Ints, Pairs
 from dmedge.study.scores import classification, clustered
 from dmedge.training.batches import pad
@@ -47,9 +47,11 @@ class Inputs:
 def contestant_inputs(study: Study, pairs: Pairs) -> Inputs:
     """Shrink the pictures and tokenise the texts of `pairs`."""
     x = torch.from_numpy(pairs.pictures).permute(0, 3, 1, 2)
-    parts = [F.interpolate(part.float(), (IMAGE_SIZE,) * 2, mode="bilinear", antialias=True) for part in x.split(2048)]
+    parts = [
+        F.interpolate(part.float(), (IMAGE_SIZE,) * 2, mode="bilinear", antialias=True) for part in torch.split(x, 2048)
+    ]
     pixels = torch.cat([part.round().clamp(0, 255).byte() for part in parts]).permute(0, 2, 3, 1).contiguous()
-    ids = study.checkpoint.tokenizer.encode_all(list(pairs.texts))
+    ids = vocabulary(study.checkpoint).encode_all(pairs.texts)
     return Inputs(pairs, pixels, [row[: min(MOST_TOKENS, CONTEXT - 1)] for row in ids])
 
 
@@ -70,9 +72,9 @@ def _warm(study: Study, vocab_size: int) -> nn.Module:
     concept = _concepts(study.train)
     rows, anchors = factorise(tuple(inputs.ids), concept, vocab_size, width, study.config.seed)
     with torch.no_grad():
-        model.model.text.token.weight.copy_(rows)  # type: ignore[union-attr]
-        projection = model.model.text_projection
-        assert isinstance(projection, nn.Linear) and model.model.head is not None
+        token, projection = model.model.text.token, model.model.text_projection
+        assert isinstance(token, nn.Embedding) and isinstance(projection, nn.Linear) and model.model.head is not None
+        token.weight.copy_(rows)
         projection.weight.copy_(torch.eye(width))
         projection.bias.zero_()
         model.model.head.keys.weight[: len(anchors)].copy_(anchors)
