@@ -1,4 +1,4 @@
-"""The search program for boards finds what Python finds, in every script, on emulated arm64; of changed files it reads none."""
+"""The search program for boards finds what Python finds, in every script, on emulated arm64; a changed file is refused."""
 
 import json
 import re
@@ -60,8 +60,22 @@ QUERIES = {  # script -> query
     "emoji": "🍎\u200d🌈",
 }
 ODD = [  # what a careless tokenizer reads otherwise, without line breaks
-    *("a", "  two   spaces ", "tab\there", "\u3000wide\u00a0", "RED Straße İ ǅ", "cafe\u0301 A\u030a", "ﬁne ½ ① ｶﾞ ＡＰ"),
-    *("zero\u200bwidth \ufeffmark", "\u200fتفاحة 3 red\u200e", "𝒜𝓹 𠮷野家 𐌰𐍀", "🏳\ufe0f\u200d🌈 🇯🇵🇺", "control \u0001\x7f\ufffd\U0010ffff"),
+    *(
+        "a",
+        "  two   spaces ",
+        "tab\there",
+        "\u3000wide\u00a0",
+        "RED Straße İ ǅ",
+        "cafe\u0301 A\u030a",
+        "ﬁne ½ ① ｶﾞ ＡＰ",
+    ),
+    *(
+        "zero\u200bwidth \ufeffmark",
+        "\u200fتفاحة 3 red\u200e",
+        "𝒜𝓹 𠮷野家 𐌰𐍀",
+        "🏳\ufe0f\u200d🌈 🇯🇵🇺",
+        "control \u0001\x7f\ufffd\U0010ffff",
+    ),
     *("\u2028line", "\u2581under\u2581", "x" * 500, "\u200b", "a\u0000b"),
 ]
 
@@ -80,7 +94,9 @@ def index(pte_bundle: Artifact, gallery: Gallery, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def archive(pte_bundle: Artifact, index: Artifact) -> Path:
     out = index.root.parent / "app.tar.gz"
-    done = CliRunner().invoke(cli, ["app", "linux-arm64", f"{pte_bundle.root}", "--index", f"{index.root}", "--out", f"{out}"])
+    done = CliRunner().invoke(
+        cli, ["app", "linux-arm64", f"{pte_bundle.root}", "--index", f"{index.root}", "--out", f"{out}"]
+    )
     assert done.exit_code == 0, done.output
     assert done.stdout == f"{out}\n"
     return out
@@ -101,7 +117,9 @@ def here(app: Path) -> Path:
     return app / "src/search"
 
 
-def run(*command: object, lines: str | bytes | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: object, lines: str | bytes | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a program, with lines on its standard input."""
     given = lines.encode() if isinstance(lines, str) else lines
     done = subprocess.run([*map(str, command)], input=given, capture_output=True, check=False, cwd=cwd)
@@ -149,7 +167,9 @@ def assert_found(stdout: str, want: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("device", EMULATED)
 def test_a_board_finds_what_python_finds(device: str, app: Path, pte_bundle: Artifact, index: Artifact) -> None:
     queries = list(QUERIES.values())
-    done = run_emulated(device.removeprefix("qemu:"), app, app / "index", "--json", "--top", TOP, lines="\n".join(queries))
+    done = run_emulated(
+        device.removeprefix("qemu:"), app, app / "index", "--json", "--top", TOP, lines="\n".join(queries)
+    )
     assert done.returncode == 0, done.stderr
     assert_found(done.stdout, expected(pte_bundle, index, queries))
 
@@ -217,7 +237,15 @@ def test_token_ids_are_those_of_sentencepiece(here: Path, make_artifact: MakeArt
 
 
 def test_bytes_that_are_no_text_are_read_as_dmedge_search_reads_them(here: Path, app: Path) -> None:
-    broken = [b"caf\xe9", b"\xff\xfe", b"\xed\xa0\x80 x", b"\xf4\x90\x80\x80", b"\xc0\xaf", b"\xe2\x82", b"\xf0\x9f\x8dA"]
+    broken = [
+        b"caf\xe9",
+        b"\xff\xfe",
+        b"\xed\xa0\x80 x",
+        b"\xf4\x90\x80\x80",
+        b"\xc0\xaf",
+        b"\xe2\x82",
+        b"\xf0\x9f\x8dA",
+    ]
     done = run(here, "index", "--json", "--top", "1", lines=b"\n".join(broken), cwd=app)
     found = [json.loads(line)["query"] for line in done.stdout.splitlines()]
     assert found == [text.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode() for text in broken]
@@ -243,8 +271,10 @@ def test_one_query_is_a_list_and_many_are_lines(here: Path, app: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["bundle/manifest.json", "bundle/tokenizer.model", "bundle/{program}", "index/manifest.json", "index/items.json"]
-    + ["index/vectors.npy", "index/scales.npy"],
+    [
+        *("bundle/manifest.json", "bundle/tokenizer.model", "bundle/{program}"),
+        *("index/manifest.json", "index/items.json", "index/vectors.npy", "index/scales.npy"),
+    ],
 )
 def test_a_changed_file_is_named_and_nothing_is_found(
     name: str, here: Path, app: Path, pte_bundle: Artifact, tmp_path: Path
@@ -257,7 +287,9 @@ def test_a_changed_file_is_named_and_nothing_is_found(
     path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     done = run(here, "index", "red apple", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.match(rf"error: {re.escape(str(path.relative_to(tmp_path)))}: .*(differs|was changed|not JSON)", done.stderr)
+    assert re.match(
+        rf"error: {re.escape(str(path.relative_to(tmp_path)))}: .*(differs|was changed|not JSON)", done.stderr
+    )
     path.unlink()
     done = run(here, "index", "red apple", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
@@ -291,7 +323,12 @@ def test_wrong_usage_exits_with_2(arguments: list[str], said: str, here: Path, a
 
 
 def test_what_cannot_be_packed_is_refused(
-    pte_bundle: Artifact, onnx_bundle: Artifact, index: Artifact, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pte_bundle: Artifact,
+    onnx_bundle: Artifact,
+    index: Artifact,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "app.tar.gz"
     with pytest.raises(ArtifactError, match="linux-x86_64, without encode_text for ExecuTorch .* --target linux-arm64"):
@@ -321,7 +358,9 @@ def test_the_archive_is_whole(archive: Path, app: Path, pte_bundle: Artifact, in
         *("search", "lib/search", "lib/ld-linux-aarch64.so.1"),
     }
     assert {(entry.mtime, entry.uid, entry.uname) for entry in entries.values()} == {(0, 0, "")}
-    assert {"README.md", "src/Makefile", "src/search.cpp", "LICENSES/executorch.txt", "LICENSES/libc6.txt"} <= set(entries)
+    assert {"README.md", "src/Makefile", "src/search.cpp", "LICENSES/executorch.txt", "LICENSES/libc6.txt"} <= set(
+        entries
+    )
     assert load_artifact(app / "bundle").digest == pte_bundle.digest
     assert load_artifact(app / "index").digest == index.digest
     program = (app / "lib/search").read_bytes()

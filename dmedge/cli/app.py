@@ -42,7 +42,9 @@ def web(bundle: Artifact | None, index: Artifact | None, out: Path | None, serve
 @app.command(name="linux-arm64")
 @click.argument("bundle", type=ArtifactParam("bundle"), required=False)
 @click.option("--index", type=ArtifactParam("index"), help="Pictures, by dmedge index [default: the emoji of twemoji].")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Archive to create [default: beside BUNDLE].")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Archive to create [default: beside BUNDLE]."
+)
 def linux_arm64(bundle: Artifact | None, index: Artifact | None, out: Path | None) -> None:
     """Write a .tar.gz with a search program for Raspberry Pi class boards, with BUNDLE and all that it needs.
 
