@@ -1,4 +1,4 @@
-"""The search program for boards finds what Python finds, in every script, on emulated arm64; a changed file is refused."""
+"""The search program for boards finds what Python finds, in every script, on emulated arm64, or reads nothing."""
 
 import json
 import re
