@@ -1,4 +1,4 @@
-"""The search program for boards finds what Python finds, in every script, on emulated arm64, or reads nothing."""
+"""The search program for boards finds what Python finds, in every script, and on emulated arm64 as well."""
 
 import json
 import re
@@ -302,7 +302,7 @@ def test_an_index_of_another_encoder_is_refused(here: Path, app: Path, pte_int8_
     assert "its scores would mean nothing" in done.stderr
     done = run(here, pte_int8_bundle.root, "red", cwd=app)
     assert done.returncode == 1
-    assert "a bundle of schema 1; expected a index" in done.stderr
+    assert "kind bundle, schema 1; expected kind index, schema 1" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ struct Artifact {
       digest = manifest.at("digest").text;
       const std::string schema = manifest.at("schema_version").text, found = manifest.at("kind").text;
       if (schema != "1" || found != kind)
-        throw Failure("a " + found + " of schema " + schema + "; expected a " + kind + " of schema 1");
+        throw Failure("kind " + found + ", schema " + schema + "; expected kind " + kind + ", schema 1");
     } catch (const std::exception& error) {
       throw Failure(path + ": " + error.what());
     }

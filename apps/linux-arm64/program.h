@@ -4,6 +4,7 @@
 
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor_ptr.h>
+#include <executorch/runtime/platform/platform.h>
 
 #include <algorithm>
 
@@ -17,6 +18,14 @@ class ThreadPool {
 };
 ThreadPool* get_threadpool();
 }  // namespace executorch::extension::threadpool
+
+// ExecuTorch tells what it learns of the processor too; here errors are enough.
+inline void log_error(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message,
+                      size_t) {
+  if (level == kError || level == kFatal) fprintf(stderr, "executorch: %s\n", message);
+}
+inline const bool kLogsErrors =
+    executorch::runtime::register_pal(executorch::runtime::PalImpl::create(log_error, __FILE__));
 
 class TextEncoder {
  public:
