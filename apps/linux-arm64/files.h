@@ -8,13 +8,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 
 #include "json.h"
 
 inline std::string read_file(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);
-  std::string content{std::istreambuf_iterator<char>(stream), {}};
+  std::string content, part(1 << 16, 0);
+  while (stream.read(part.data(), part.size()) || stream.gcount()) content.append(part, 0, stream.gcount());
   if (!stream.is_open() || stream.bad())
     throw Failure(path + ": " + strerror(errno ? errno : EIO) + "; expected a file; unpack the app again");
   return content;
