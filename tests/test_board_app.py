@@ -114,7 +114,7 @@ def run(
     given = lines.encode() if isinstance(lines, str) else lines
     environment = os.environ | ({"DMEDGE_EMULATOR": f"qemu-aarch64-static -cpu {cpu}"} if cpu else {})
     done = subprocess.run([*map(str, command)], input=given, capture_output=True, check=False, cwd=cwd, env=environment)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def expected(index: Artifact, embeddings: Floats) -> list[dict[str, Any]]:
@@ -137,8 +137,8 @@ def assert_found(stdout: str, want: list[dict[str, Any]]) -> None:
     for got, wanted in zip(rows, want, strict=True):
         for key in ("rank", "index", "name"):
             assert [match[key] for match in got["matches"]] == [match[key] for match in wanted["matches"]]
-        scores = [[match["score"] for match in row["matches"]] for row in (got, wanted)]
-        np.testing.assert_allclose(*scores, rtol=0, atol=2e-6)
+        mine, theirs = ([match["score"] for match in row["matches"]] for row in (got, wanted))
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-6)
 
 
 # On emulated boards
