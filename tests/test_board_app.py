@@ -214,7 +214,7 @@ def test_golden_texts_are_replayed(here: Path, app: Path, pte_bundle: Artifact, 
 def test_token_ids_are_those_of_sentencepiece(here: Path, make_artifact: MakeArtifact) -> None:
     pack = load_pack()
     names = {name for locale in pack.locales for name in pack.names(locale) if name is not None}
-    texts = [*sorted(names), *ODD, *(chr(code) for code in range(1, 0x20000) if code != 10 and code >> 11 != 27)]
+    texts = [*sorted(names), *ODD, *(chr(code) for code in range(1, 0x10000) if code != 10 and code >> 11 != 27)]
     model = SHIPPED / "emoji/tokenizer.model"
     tokenizer = Tokenizer(model, 1 << 20)
     bundle = make_artifact("bundle", kind="bundle", files={"tokenizer.model": model.read_bytes()})

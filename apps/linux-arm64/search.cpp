@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds pictures by a text in any language, on this board alone: a bundle and an index of dmedge, and nothing else.
 
-#include <cstring>
+#include <iomanip>
 #include <iostream>
 
 #include "index.h"
@@ -159,8 +159,8 @@ int check(const Options& options) {
     if (found != ids) std::cerr << "token ids of " << quote(texts[i].text) << " are not the golden ones\n";
     error = std::max(error, relative_error(encoder.embed(ids), golden.array(name + "embedding", "<f4")));
   }
-  printf("token ids: %zu of %zu texts alike\n", alike, texts.size());
-  printf("encode_text: %zu texts, max error %.3g, tolerance %g\n", texts.size(), error, tolerance);
+  std::cout << "token ids: " << alike << " of " << texts.size() << " texts alike\nencode_text: " << texts.size()
+            << " texts, max error " << std::setprecision(3) << error << ", tolerance " << tolerance << "\n";
   const bool conforms = !texts.empty() && alike == texts.size() && error <= tolerance;
   if (!conforms) std::cerr << bundle.root << ": what it computes here is not what was exported\n";
   return conforms ? 0 : 3;
@@ -169,9 +169,10 @@ int check(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::ios::sync_with_stdio(false);  // lines are read in blocks
   try {
     const Options options = parse(argc, argv);
-    if (options.shows_help) return fputs(kUsage, stdout) < 0;
+    if (options.shows_help) return (std::cout << kUsage).good() ? 0 : 1;
     return options.checks ? check(options) : options.prints_ids ? print_ids(options) : search(options);
   } catch (const UsageError& error) {
     std::cerr << "error: " << error.what() << "\n\n" << kUsage;
