@@ -53,8 +53,9 @@ def test_links_are_relative_and_resolve(stage: str) -> None:
 
 
 def test_every_data_file_is_matched_by_package_data() -> None:
+    folders = ("dmedge", *STAGES, "apps/web", "apps/linux-arm64")
     tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "dmedge", *STAGES, "apps/web"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -39,6 +39,24 @@ def web(bundle: Artifact | None, index: Artifact | None, out: Path | None, serve
             _serve(site, port)
 
 
+@app.command(name="linux-arm64")
+@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@click.option("--index", type=ArtifactParam("index"), help="Pictures, by dmedge index [default: the emoji of twemoji].")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Archive to create [default: beside BUNDLE]."
+)
+def linux_arm64(bundle: Artifact | None, index: Artifact | None, out: Path | None) -> None:
+    """Write a .tar.gz with a search program for Raspberry Pi class boards, with BUNDLE and all that it needs.
+
+    BUNDLE was exported with --target linux-arm64 [default: the newest such under runs/], or holds ExecuTorch programs
+    for another target. On the board, unpack it and run ./search index "red apple".
+    """
+    from dmedge.flow.board_app import build_board_app, is_for_boards
+
+    chosen = bundle or default_artifact("bundle", accept=is_for_boards, what="bundle that reads text by ExecuTorch")
+    click.echo(build_board_app(chosen, out or chosen.sibling("app.tar.gz"), index=index))
+
+
 def _serve(site: Path, port: int) -> None:
     from dmedge.devices.loopback import LoopbackServer
 

@@ -31,6 +31,16 @@ _TIMEOUT_S = 600
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """A program in C or C++ that uses a runtime."""
+
+    main: Path
+    headers: tuple[Path, ...]  # of its own; a change of one compiles it again
+    options: tuple[str, ...] = ()  # of the compiler, after those of all programs
+    name: str = "runner"  # for messages
+
+
+@dataclass(frozen=True, slots=True)
 class NativeRunner:
     """A runner and the libraries beside it; `COMMAND` starts it in a folder that holds `files`."""
 
@@ -55,14 +65,23 @@ def build_runner(runtime: Runtime, machine: Machine) -> NativeRunner:
     """
     if runtime not in _FILES:
         raise DmedgeError(f"no native runner for {runtime}; expected one of {', '.join(_FILES)}")
+    return build_program(runtime, machine, Sources(SOURCES / _FILES[runtime], (SOURCES / _HEADER,)))
+
+
+def build_program(runtime: Runtime, machine: Machine, sources: Sources) -> NativeRunner:
+    """As `build_runner`, for a program of other sources, which is called "runner" all the same.
+
+    Raises:
+        DmedgeError: a compiler or a wheel is missing, or the sources do not compile.
+    """
     check_needs(compiler_needs(machine))
     version, package = runtime_version(runtime), library_folder(runtime, machine)
     libraries = _libraries(runtime, package)
-    command = _compile_command(runtime, version, package, compiler_needs(machine)[0].command, libraries)
-    digest = _digest(runtime, command)
-    binary = cache_folder() / "runners" / f"{runtime}-{version}-{machine}-{digest[:16]}"
+    compiler = compiler_needs(machine)[0].command
+    command = [compiler, *_arguments(runtime, version, package, libraries, sources)]
+    binary = cache_folder() / "runners" / f"{runtime}-{version}-{machine}-{_digest(sources, command)[:16]}"
     if not binary.is_file():
-        _compile(command, binary)
+        _compile(command, binary, sources.name)
     files = {"runner": binary} | {f"{LIBRARIES}/{path.name}": path for path in libraries}
     return NativeRunner(runtime, version, machine, files)
 
@@ -79,33 +98,33 @@ def _libraries(runtime: Runtime, package: Path) -> list[Path]:
     return found
 
 
-def _compile_command(runtime: Runtime, version: str, package: Path, compiler: str, libraries: list[Path]) -> list[str]:
-    """All but the place of the result."""
-    source = str(SOURCES / _FILES[runtime])
+def _arguments(runtime: Runtime, version: str, package: Path, libraries: list[Path], sources: Sources) -> list[str]:
+    """Of the compiler, all but the place of the result."""
+    source, flags = str(sources.main), (*_FLAGS, *sources.options)
     if runtime == "onnxruntime":
         # -x c: the compilers are those of C++, which Debian needs for the other runner anyway.
         define = f'-DONNXRUNTIME_LIBRARY="{libraries[0].name}"'
-        return [compiler, "-x", "c", "-std=gnu11", *_FLAGS, define, source, "-ldl"]
+        return ["-x", "c", "-std=gnu11", *flags, define, source, "-ldl"]
     include = package / "include"
     defines = ["-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED", "-DET_USE_THREADPOOL"]
     headers = ["-isystem", str(include), "-isystem", str(include / "executorch/runtime/core/portable_type/c10")]
     link = [f"-L{package / 'lib'}", "-Wl,--no-as-needed", *(f"-l{name}" for name in (*_EXECUTORCH, _XNNPACK))]
     return [
-        *(compiler, "-std=c++17", *_FLAGS, *defines, f'-DEXECUTORCH_VERSION="{version}"', *headers, source, *link),
+        *("-std=c++17", *flags, *defines, f'-DEXECUTORCH_VERSION="{version}"', *headers, source, *link),
         "-lpthread",
     ]
 
 
-def _digest(runtime: Runtime, command: list[str]) -> str:
+def _digest(sources: Sources, command: list[str]) -> str:
     """Of the sources, of the compiler and of how it is called."""
     compiler = shutil.which(command[0])
     assert compiler is not None  # checked before
     told = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    parts = [(SOURCES / name).read_bytes() for name in (_HEADER, _FILES[runtime])]
+    parts = [path.read_bytes() for path in (*sources.headers, sources.main)]
     return hashlib.sha256(b"\0".join([*parts, told, "\0".join(command).encode()])).hexdigest()
 
 
-def _compile(command: list[str], binary: Path) -> None:
+def _compile(command: list[str], binary: Path, name: str) -> None:
     """Compile into a file beside `binary`, then put it there."""
     binary.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=binary.parent, prefix=".part-") as part:
@@ -120,7 +139,7 @@ def _compile(command: list[str], binary: Path) -> None:
             words = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             said = words[0] if words else "nothing"
             raise DmedgeError(
-                f"{command[0]} cannot compile the runner: {said}; expected the headers and libraries of the version "
+                f"{command[0]} cannot compile the {name}: {said}; expected the headers and libraries of the version "
                 "that dmedge is tested with; install the versions in constraints.txt"
             )
         place.replace(binary)
