@@ -1,0 +1,31 @@
+// swift-tools-version: 5.10
+// SPDX-License-Identifier: Apache-2.0
+import PackageDescription
+
+let executorch = ["executorch", "backend_xnnpack", "kernels_optimized", "kernels_quantized"]
+
+let package = Package(
+    name: "Dmedge",
+    platforms: [.iOS(.v17), .macOS(.v14)],
+    products: [
+        .library(name: "Dmedge", targets: ["Dmedge"]),
+        .library(name: "DmedgeSample", targets: ["DmedgeSample"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/pytorch/executorch", branch: "swiftpm-1.5.1")
+    ],
+    targets: [
+        .target(name: "DmedgeCore"),  // tokens, pixels, ranking and digests: knows nothing of UIKit
+        .target(
+            name: "Dmedge",
+            dependencies: ["DmedgeCore"] + executorch.map { .product(name: $0, package: "executorch") },
+            resources: [.copy("Resources")]
+        ),
+        .target(name: "DmedgeSample", dependencies: ["Dmedge"]),
+        .testTarget(
+            name: "DmedgeTests", dependencies: ["Dmedge", .product(name: "executorch", package: "executorch")],
+            resources: [.copy("Golden")],
+            linkerSettings: [.unsafeFlags(["-all_load"])]  // the runtime registers its kernels by being linked
+        ),
+    ]
+)
