@@ -60,8 +60,9 @@ def why_no_app(manifest: Manifest) -> str | None:
     """What keeps a bundle from an app for its target, in words; None if nothing does."""
     if manifest.target not in PHONES:
         return f"a bundle for {manifest.target}; expected one for {' or '.join(PHONES)}; run dmedge export --target"
-    if RUNTIME not in {program.runtime for program in manifest.programs}:
-        return f"no program for {RUNTIME}, which the app runs; expected one; export it without --runtime"
+    minimum: Any = manifest.summary.get("minimum_versions", {})
+    if RUNTIME not in minimum or RUNTIME not in {program.runtime for program in manifest.programs}:
+        return f"no program for {RUNTIME}, which the app runs; expected one; export it again, without --runtime"
     reads_text = any(spec.name == "ids" for program in manifest.programs for spec in program.inputs)
     if reads_text and VOCABULARY not in manifest.files:
         return (

@@ -19,14 +19,7 @@ enum Filter {
         }
     }
 
-    var support: Double {
-        switch self {
-        case .bilinear: return 1
-        case .bicubic: return 2
-        case .lanczos: return 3
-        case .nearest: return 0
-        }
-    }
+    var support: Double { self == .lanczos ? 3 : self == .bicubic ? 2 : 1 }
 
     func weight(_ x: Double) -> Double {
         let t = abs(x)
