@@ -3,6 +3,7 @@
 import PackageDescription
 
 let executorch = ["executorch", "backend_xnnpack", "kernels_optimized", "kernels_quantized"]
+    .map { Target.Dependency.product(name: $0, package: "executorch") }
 
 let package = Package(
     name: "Dmedge",
@@ -18,14 +19,14 @@ let package = Package(
         .target(name: "DmedgeCore"),  // tokens, pixels, ranking and digests: knows nothing of UIKit
         .target(
             name: "Dmedge",
-            dependencies: ["DmedgeCore"] + executorch.map { .product(name: $0, package: "executorch") },
-            resources: [.copy("Resources")]
+            dependencies: [.target(name: "DmedgeCore")] + executorch,
+            resources: [.copy("Assets")]  // a folder called Resources would make iOS take the bundle for an old one
         ),
         .target(name: "DmedgeSample", dependencies: ["Dmedge"]),
         .testTarget(
             name: "DmedgeTests", dependencies: ["Dmedge", .product(name: "executorch", package: "executorch")],
             resources: [.copy("Golden")],
-            linkerSettings: [.unsafeFlags(["-all_load"])]  // the runtime registers its kernels by being linked
+            linkerSettings: [.unsafeFlags(["-Xlinker", "-all_load"])]  // the runtime registers its kernels by being linked
         ),
     ]
 )

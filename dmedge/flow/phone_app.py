@@ -38,7 +38,7 @@ class Phone:
 
 PHONES: Mapping[str, Phone] = {
     "android": Phone("assets", "golden", "model/src/main/kotlin/dmedge/BundleFacts.kt"),
-    "ios": Phone("Sources/Dmedge/Resources", "Tests/DmedgeTests/Golden", "Sources/Dmedge/BundleFacts.swift"),
+    "ios": Phone("Sources/Dmedge/Assets", "Tests/DmedgeTests/Golden", "Sources/Dmedge/BundleFacts.swift"),
 }
 WRITERS = {"android": facts_of_android, "ios": facts_of_ios}
 

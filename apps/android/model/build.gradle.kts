@@ -15,11 +15,8 @@ android {
         targetCompatibility = JavaVersion.VERSION_17
     }
     sourceSets {
-        getByName("main").assets.srcDir("../assets")
-        getByName("androidTest").assets.srcDir("../golden")
-    }
-    androidResources {
-        noCompress += "pte"
+        getByName("main").assets.directories.add("../assets")
+        getByName("androidTest").assets.directories.add("../golden")
     }
 }
 

@@ -17,9 +17,6 @@ android {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17
     }
-    androidResources {
-        noCompress += "pte"
-    }
 }
 
 dependencies {

@@ -16,7 +16,7 @@ public final class Model {
 
     /// - Throws: `BundleError`, where the bundle was changed, or is not the one that this package was written for
     public init() throws {
-        bundle = try Artifact(Model.resource("bundle"), kind: "bundle")
+        bundle = try Artifact(Model.asset("bundle"), kind: "bundle")
         guard bundle.digest == BundleFacts.digest else {
             throw BundleError("found bundle \(bundle.digest); expected \(BundleFacts.digest); run dmedge app ios")
         }
@@ -29,9 +29,9 @@ public final class Model {
             ? try Preprocess(bundle.json("preprocessor_config.json")) : nil
     }
 
-    /// A folder of `Resources`.
-    public static func resource(_ name: String) -> URL {
-        Foundation.Bundle.module.bundleURL.appendingPathComponent("Resources/\(name)")
+    /// A folder of `Assets`.
+    public static func asset(_ name: String) -> URL {
+        (Bundle.module.resourceURL ?? Bundle.module.bundleURL).appendingPathComponent("Assets/\(name)")
     }
 
     public func tokenIds(_ text: String) throws -> [Int32] {

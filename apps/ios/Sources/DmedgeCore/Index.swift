@@ -2,7 +2,7 @@
 import Foundation
 
 /// A picture of an index, and how well it fits.
-public struct Match: Identifiable {
+public struct Match: Identifiable, Sendable {
     public let id: Int  // its row
     public let name: String
     public let char: String?
@@ -29,7 +29,7 @@ public struct Index {
         codes = try numbers(artifact, "vectors.npy", dtype: "|i1").map(Int8.init(bitPattern:))
         scales = words(try numbers(artifact, "scales.npy", dtype: "<f4")).map(Float.init(bitPattern:))
         let hasDims = artifact.names.contains("dims.npy")
-        dims = hasDims ? words(try numbers(artifact, "dims.npy", dtype: "<i4")).map(Int.init) : nil
+        dims = hasDims ? words(try numbers(artifact, "dims.npy", dtype: "<i4")).map { Int($0) } : nil
     }
 
     public var count: Int { scales.count }

@@ -12,7 +12,7 @@ public struct Tokenizer {
     private var byteIds = [Int](repeating: 0, count: 256)
     private var unknown = 0
     private var longest = 1  // piece, in bytes
-    private var unknownScore: Float
+    private let unknownScore: Float
 
     /// - Parameters:
     ///   - content: of tokenizer.model
@@ -45,7 +45,7 @@ public struct Tokenizer {
         for (id, surface) in bestPath(normalize(text)) {
             found += id == unknown ? surface.map { byteIds[Int($0)] } : [id]
         }
-        return found.isEmpty ? [Int32(unknown)] : found.prefix(contextLength).map(Int32.init)
+        return found.isEmpty ? [Int32(unknown)] : found.prefix(contextLength).map { Int32($0) }
     }
 
     /// The most likely split into pieces (Viterbi, sums in float32), as pairs of an id and what it covers.

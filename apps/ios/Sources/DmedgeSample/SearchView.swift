@@ -25,7 +25,7 @@ actor Search {
     private func open() throws -> (model: Model, index: Index) {
         if let opened { return opened }
         let model = try Model()
-        let artifact = try Artifact(Model.resource("index"), kind: "index")
+        let artifact = try Artifact(Model.asset("index"), kind: "index")
         try artifact.checkAll()
         let found = (model: model, index: try Index(artifact, bundleDigest: model.bundle.digest))
         opened = found
@@ -33,12 +33,12 @@ actor Search {
     }
 }
 
-/// Finds the pictures of Resources/index for a text, as it is typed.
+/// Finds the pictures of Assets/index for a text, as it is typed.
 public struct SearchView: View {
     @State private var query = ""
     @State private var matches: [Match] = []
     @State private var note = ""
-    private let search = Search()
+    @State private var search = Search()
 
     public init() {}
 

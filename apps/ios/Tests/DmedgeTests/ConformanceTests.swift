@@ -12,7 +12,7 @@ final class ConformanceTests: XCTestCase {
     override func setUpWithError() throws {
         model = try Model()
         cases = try model.bundle.json("conformance/cases.json") as? Table ?? [:]
-        let url = Foundation.Bundle.module.bundleURL.appendingPathComponent("Golden/vectors.json")
+        let url = try XCTUnwrap(Bundle.module.resourceURL).appendingPathComponent("Golden/vectors.json")
         vectors = try JSONSerialization.jsonObject(with: Data(contentsOf: url)) as? Table ?? [:]
     }
 
