@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 import dmedge.apps
 import dmedge.export.bundle as bundle_module
-from dmedge.artifact import SHIPPED, Artifact, load_artifact
+from dmedge.artifact import SHIPPED, Artifact, find_artifacts, load_artifact
 from dmedge.cli.main import cli
 from dmedge.data.emoji import load_pack
 from dmedge.data.tokenizer import Tokenizer
@@ -203,6 +203,7 @@ def test_export_writes_the_app_beside_the_bundle(
     assert done.exit_code == 0, done.output
     assert app_beside(out).is_dir() == has_app and calls == [out]
     assert json.loads(done.stdout)[0]["app"] == (str(app_beside(out)) if has_app else None)
+    assert set(find_artifacts(tmp_path)) == {tmp_path / "c", out}  # and no copy within the app
 
 
 def test_an_app_that_stands_already_stops_an_export_before_its_work(
