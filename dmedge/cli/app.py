@@ -39,6 +39,17 @@ def web(bundle: Artifact | None, index: Artifact | None, out: Path | None, serve
             _serve(site, port)
 
 
+def _serve(site: Path, port: int) -> None:
+    from dmedge.devices.loopback import LoopbackServer
+
+    server = LoopbackServer({"/": site}, port=port)
+    try:
+        click.echo(f"{server.url}/ (Ctrl-C ends it)")
+        threading.Event().wait()
+    finally:
+        server.close()
+
+
 @app.command()
 @click.argument("bundle", type=ArtifactParam("bundle"), required=False)
 @click.option("--index", type=ArtifactParam("index"), help="Pictures of the sample, by dmedge index [default: none].")
@@ -70,14 +81,3 @@ def _phone_app(target: str, bundle: Artifact | None, index: Artifact | None, out
     if chosen.manifest.target != target:
         raise click.BadParameter(f"{chosen.root} is for {chosen.manifest.target}; expected a bundle for {target}")
     return write_app(chosen, out or app_beside(chosen.root), index=index)
-
-
-def _serve(site: Path, port: int) -> None:
-    from dmedge.devices.loopback import LoopbackServer
-
-    server = LoopbackServer({"/": site}, port=port)
-    try:
-        click.echo(f"{server.url}/ (Ctrl-C ends it)")
-        threading.Event().wait()
-    finally:
-        server.close()
