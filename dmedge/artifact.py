@@ -239,10 +239,13 @@ def newest_artifact(
 
 
 def find_artifacts(root: Path) -> list[Path]:
-    """Directories below `root` (or `root` itself) that hold a manifest, newest first; hidden ones are passed over."""
+    """Directories below `root` (or `root` itself) that hold a manifest, newest first.
+
+    Hidden ones are passed over, and so is BUNDLE.app, which holds a copy of its bundle.
+    """
     found = []
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".app"))
         if MANIFEST_NAME in files:
             folders.clear()  # an artifact holds no artifacts
             found.append(Path(folder))

@@ -53,7 +53,7 @@ def test_links_are_relative_and_resolve(stage: str) -> None:
 
 
 def test_every_data_file_is_matched_by_package_data() -> None:
-    folders = ("dmedge", *STAGES, "apps/web", "apps/linux-arm64")
+    folders = ("dmedge", *STAGES, *(f"apps/{name}" for name in ("web", "linux-arm64", "android", "ios")))
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *folders],
         cwd=ROOT,
@@ -122,5 +122,7 @@ def test_wheel_holds_code_licences_and_data(tmp_path: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.startswith("dmedge/recipes/") for name in names)
     assert {"dmedge/apps/web/index.html", "dmedge/apps/web/engine.mjs", "dmedge/apps/web/icons/icon.svg"} <= set(names)
+    assert "dmedge/apps/android/core/src/main/kotlin/dmedge/Tokenizer.kt" in names
+    assert "dmedge/apps/ios/Sources/DmedgeCore/Tokenizer.swift" in names
     assert any(name.startswith("dmedge/data/pack/") and "licen" in name.lower() for name in names)
     assert not [name for name in names if name.startswith(("tests", *STAGES))]

@@ -66,3 +66,36 @@ def _serve(site: Path, port: int) -> None:
         threading.Event().wait()
     finally:
         server.close()
+
+
+@app.command()
+@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@click.option("--index", type=ArtifactParam("index"), help="Pictures of the sample, by dmedge index [default: none].")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to create [default: BUNDLE.app].")
+def android(bundle: Artifact | None, index: Artifact | None, out: Path | None) -> None:
+    """Write a Gradle project that runs BUNDLE: a Kotlin library, a sample, a test of the golden inputs.
+
+    BUNDLE was exported with --target android [default: the newest such under runs/].
+    """
+    click.echo(_phone_app("android", bundle, index, out))
+
+
+@app.command()
+@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@click.option("--index", type=ArtifactParam("index"), help="Pictures of the sample, by dmedge index [default: none].")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to create [default: BUNDLE.app].")
+def ios(bundle: Artifact | None, index: Artifact | None, out: Path | None) -> None:
+    """Write a Swift package that runs BUNDLE: a library, a sample view, a test of the golden inputs.
+
+    BUNDLE was exported with --target ios [default: the newest such under runs/].
+    """
+    click.echo(_phone_app("ios", bundle, index, out))
+
+
+def _phone_app(target: str, bundle: Artifact | None, index: Artifact | None, out: Path | None) -> Path:
+    from dmedge.flow.phone_app import app_beside, write_app
+
+    chosen = bundle or default_artifact("bundle", accept=lambda found: found.target == target, what=f"{target} bundle")
+    if chosen.manifest.target != target:
+        raise click.BadParameter(f"{chosen.root} is for {chosen.manifest.target}; expected a bundle for {target}")
+    return write_app(chosen, out or app_beside(chosen.root), index=index)

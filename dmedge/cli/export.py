@@ -1,5 +1,6 @@
 """dmedge export: a checkpoint to bundles for named targets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ SHARE = click.FloatRange(0, 1)
     metavar="KEY",
     help="Sign every bundle with a private key in PEM; see docs/artifacts.md.",
 )
+@click.option("--no-app", is_flag=True, help="For android and ios: write no app beside the bundle, in BUNDLE.app.")
 @out_option
 @click.option("--list-targets", is_flag=True, help="Show the targets and exit.")
 @json_option
@@ -50,6 +52,7 @@ def export(
     prompt_file: Path | None,
     prompt_texts: tuple[str, ...],
     key: Path | None,
+    no_app: bool,
     out: Path | None,
     list_targets: bool,
     as_json: bool,
@@ -58,7 +61,8 @@ def export(
     """Turn the checkpoint RUN into a bundle for each target [default: the newest checkpoint under runs/].
 
     A bundle counts only after its programs were run in their own runtime and compared with torch.
-    With several targets, --out names the directory that holds one bundle for each.
+    With several targets, --out names the directory that holds one bundle for each. Beside a bundle for android or ios
+    stands BUNDLE.app, a project that runs it.
     """
     if list_targets:
         print_targets(as_json)
@@ -80,7 +84,9 @@ def export(
 
     names = [bundle_name(c.target, c.variant) for c in configs]
     places = [place(parent, name, out, len(targets)) for name in names]
+    apps = () if no_app else check_apps(targets, places)
     bundles = [export_bundle(parent, c, where, seal=seal) for c, where in zip(configs, places, strict=True)]
+    write_apps(bundles, apps)
     if as_json:
         print_json([facts(bundle) for bundle in bundles])
     else:
@@ -93,6 +99,28 @@ def place(parent: Artifact, name: str, out: Path | None, count: int) -> Path:
     if out is None:
         return parent.sibling(name)
     return out / name if count > 1 else out
+
+
+def check_apps(targets: Sequence[str], places: Sequence[Path]) -> list[Path]:
+    """Where bundles are to get apps beside them, after a look whether these can be created."""
+    from dmedge.flow.atomic import check_new
+    from dmedge.flow.phone_app import PHONES, app_beside
+
+    chosen = [where for target, where in zip(targets, places, strict=True) if target in PHONES]
+    for where in chosen:
+        check_new(app_beside(where))
+    return chosen
+
+
+def write_apps(bundles: Sequence[Artifact], places: Sequence[Path]) -> None:
+    """Write the apps beside the bundles that stand in `places`; says on standard error where that cannot be."""
+    from dmedge.flow.phone_app import app_beside, why_no_app, write_app
+
+    for bundle in [bundle for bundle in bundles if bundle.root in places]:
+        if (reason := why_no_app(bundle.manifest)) is None:
+            write_app(bundle, app_beside(bundle.root))
+        else:
+            click.echo(f"no app beside {bundle.root}: {reason}", err=True)
 
 
 def print_targets(as_json: bool) -> None:
@@ -109,9 +137,11 @@ def print_targets(as_json: bool) -> None:
 def facts(bundle: Artifact) -> dict[str, object]:
     """What `--json` prints of one bundle."""
     from dmedge.export.costs import read_costs
+    from dmedge.flow.phone_app import find_app
 
     return {
         "path": bundle.root,
+        "app": find_app(bundle),
         "digest": bundle.digest,
         "target": bundle.manifest.target,
         "variant": variant_of(bundle.manifest),
@@ -133,6 +163,8 @@ def print_result(bundle: Artifact) -> None:
     assert isinstance(parity, dict)
     for runtime, errors in parity.items():
         click.echo(f"  vs torch    {', '.join(f'{name} {error:.1g}' for name, error in errors.items())} ({runtime})")
+    if found["app"] is not None:
+        click.echo(f"  app         {found['app']}")
     if isinstance(costs := found["costs"], dict):
         engines = "; ".join(map(_cost_words, costs["engines"].items()))
         click.echo(f"  took        {costs['seconds']:.0f} s, {costs['cpu_seconds']:.0f} s of a processor: {engines}")

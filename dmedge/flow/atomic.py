@@ -1,10 +1,15 @@
-"""Files that are either the old or the new, never half of one."""
+"""Files that are either the old or the new, never half of one, and folders that appear whole or not at all."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
+
+from dmedge.errors import ArtifactError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -29,3 +34,30 @@ def _umask() -> int:
     umask = os.umask(0)  # the only way to read it is to set it
     os.umask(umask)
     return umask
+
+
+def check_new(out: Path) -> None:
+    """Whether a folder can be created.
+
+    Raises:
+        ArtifactError: something stands there.
+    """
+    if out.exists() or out.is_symlink():
+        raise ArtifactError(f"{out}: exists already; expected a new folder; choose another --out or remove it")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out`, which becomes `out` if all goes well.
+
+    Raises:
+        ArtifactError: something stands there.
+    """
+    check_new(out)
+    part = out.parent / f".{out.name}.tmp-{uuid4().hex[:8]}"
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

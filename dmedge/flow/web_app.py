@@ -3,12 +3,10 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import dmedge.apps
 from dmedge.artifact import RUNS, Artifact, find_artifacts, load_artifact, program_bytes
@@ -19,6 +17,7 @@ from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
 from dmedge.errors import ArtifactError
 from dmedge.evidence.measured import REPORT
 from dmedge.files import digest_file, list_files
+from dmedge.flow.atomic import new_folder
 from dmedge.flow.gallery import emoji_gallery
 from dmedge.flow.index import IndexConfig, build_index
 from dmedge.flow.open_index import find_encoder
@@ -49,7 +48,7 @@ def build_site(bundle: Artifact, out: Path, *, index: Artifact | None = None) ->
         )
     if index is not None:
         find_encoder(index, bundle)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         found = index or build_index(bundle, emoji_gallery(TEST_STYLE), IndexConfig(), folder / "index")
         if index is not None:
             shutil.copytree(index.root, folder / "index")
@@ -64,20 +63,6 @@ def build_site(bundle: Artifact, out: Path, *, index: Artifact | None = None) ->
 def is_for_browsers(manifest: Manifest) -> bool:
     """Whether a bundle with this manifest has the loader."""
     return LOADER in manifest.files
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`, which becomes `out` if all goes well."""
-    if out.exists() or out.is_symlink():
-        raise ArtifactError(f"{out}: exists already; expected a new folder; choose another --out or remove it")
-    part = out.parent / f".{out.name}.tmp-{uuid4().hex[:8]}"
-    part.mkdir(parents=True)
-    try:
-        yield part
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _copy_page(folder: Path) -> None:
