@@ -37,6 +37,7 @@ from dmedge.evidence.measured import (
 )
 from dmedge.evidence.parity import check_parity
 from dmedge.evidence.retrieval import Floats
+from dmedge.evidence.trials import compare_heads, compare_robustness, plan_trials, run_baseline_trials, run_trials
 from dmedge.evidence.verdict import Budget
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.patience import patient_progress
@@ -157,12 +158,16 @@ def _measure(
             other = stack.enter_context(Encoder(baseline, threads=config.threads, show_progress=False))
             _check_widths(bundle, encoder, other)
         whole = Completed(encoder, other or encoder, lacking)
+        preprocess = (other or encoder).preprocess
         if calibration is not None:
-            check_calibration(calibration, data, (other or encoder).preprocess)
+            check_calibration(calibration, data, preprocess)
         parity = check_parity(encoder.session, bundle)
         mine = _measure_all(whole, data, f"verifying {bundle.name}")
+        trials = plan_trials(data, encoder.program_names, config)
+        my_answers = run_trials(trials, whole, encoder, mine.images, preprocess, bundle.name)
         facts = encoder.facts()[0]
     theirs = measured_baseline or measure_baseline(baseline, data, config.threads)
+    their_answers = run_baseline_trials(trials, baseline, theirs.images, preprocess, config.threads)
     comparison = Comparison(mine.report, theirs.report, config.resamples, config.confidence, config.seed)
     return Measured(
         bundle=bundle,
@@ -171,6 +176,8 @@ def _measure(
         data=data,
         comparison=comparison,
         agreement=agreement(mine, theirs),
+        reliability=compare_heads(trials, my_answers, their_answers, encoder.labels, config),
+        robustness=compare_robustness(trials, my_answers, their_answers, config),
         parity=parity,
         coverage=measure_coverage(bundle, facts["runtime"]),
         is_calibration_known=calibration is not None,
