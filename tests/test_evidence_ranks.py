@@ -103,7 +103,7 @@ def test_intervals_that_hold_together_are_wider(rng: np.random.Generator) -> Non
     draws = mean_draws(np.arange(200), values, 400)
     alone, together = (make(values.mean(0), draws) for make in (percentile_intervals, simultaneous_intervals))
     assert all(a.high - a.low < b.high - b.low for a, b in zip(alone, together, strict=True))
-    assert simultaneous_intervals(np.zeros(1), np.zeros((10, 1)))[0] == (0, 0, 0)
+    assert set(simultaneous_intervals(np.zeros(1), np.zeros((10, 1)))[0]) == {0.0}
 
 
 def test_a_sample_of_no_texts_is_refused() -> None:

@@ -117,6 +117,7 @@ def _print_choices(report: dict[str, Any]) -> None:
     click.echo(text_table(["decides", "n", "as baseline", "right", "baseline right"], rows))
     known = {name: row["n_known"] for name, row in report["choices"].items()}
     click.echo(f"truth known of {', '.join(f'{n:,} ({name})' for name, n in known.items())}; {report['data']['name']}")
+    _print_heads(report)
 
 
 def _print_recall(report: dict[str, Any]) -> None:
@@ -146,16 +147,20 @@ def _print_likeness(report: dict[str, Any]) -> None:
         f"{_number(alike['recall_at_10_baseline_gallery'])}, of its queries in this one's "
         f"{_number(alike['recall_at_10_baseline_query'])}"
     )
-    for name, head in (report["reliability"] or {}).items():
-        click.echo(
-            f"{name} head: right {head['accuracy']:.4f}, baseline {head['baseline_accuracy']:.4f}; calibration error "
-            f"{head['calibration_error']:.4f}, baseline {head['baseline_calibration_error']:.4f}"
-        )
+    _print_heads(report)
     if (found := report["robustness"]) is not None:
         drop, n = found["drop"], found["n_texts"]
         click.echo(
             f"perturbed: loses {drop['value']:+.4f} recall@10 beyond the baseline ({drop['low']:+.4f} to "
             f"{drop['high']:+.4f}); {n:,} texts under {len(found['perturbations'])} perturbations"
+        )
+
+
+def _print_heads(report: dict[str, Any]) -> None:
+    for name, head in (report["reliability"] or {}).items():
+        click.echo(
+            f"{name} head: right {head['accuracy']:.4f}, baseline {head['baseline_accuracy']:.4f}; calibration error "
+            f"{head['calibration_error']:.4f}, baseline {head['baseline_calibration_error']:.4f}"
         )
 
 

@@ -79,12 +79,12 @@ class AccuracyReport:
     def of_texts(self, direction: Direction, wanted: NDArray[np.bool_]) -> dict[str, Score]:
         """As `by_language`, of the texts that `wanted` [T] marks."""
         queries = self.queries[direction]
-        language = np.where(wanted[queries.text], self.language[queries.text], -1)
+        rows = np.flatnonzero(wanted[queries.text])
+        language = self.language[queries.text[rows]]
         scores = {}
-        for i, name in enumerate(self.languages):
-            rows = language == i
-            if rows.any():
-                scores[name] = score(queries.rank[rows], queries.gallery[rows])
+        for i in np.unique(language):
+            mine = rows[language == i]
+            scores[self.languages[i]] = score(queries.rank[mine], queries.gallery[mine])
         return scores
 
     def macro(self, direction: Direction = "text_to_image", tag: str | None = None) -> Score:

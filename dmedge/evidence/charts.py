@@ -237,9 +237,10 @@ def curve_chart(curve: Curve, end: float) -> str:
 
 
 def _mark(x: float, y: float, side: str) -> str:
+    """A dot, or a square that still shows around a dot at the same place."""
     if side == "artifact":
         return f'<circle class="dot artifact" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
-    return f'<rect class="dot baseline" x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7"/>'
+    return f'<rect class="dot baseline" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
 
 
 def lineage_chart(nodes: Sequence[Node]) -> str:

@@ -65,6 +65,7 @@ class Decided(Checked):
     """What verification looks at of a bundle that decides."""
 
     choices: Mapping[str, Choices]
+    reliability: Mapping[str, Reliability] | None = None  # by head, of the variant `fused`
 
 
 def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
@@ -151,7 +152,8 @@ def _heads_json(heads: Mapping[str, Reliability] | None) -> dict[str, Any] | Non
 
 def choices_json(decided: Decided, lines: Sequence[BudgetLine]) -> dict[str, Any]:
     """The content of verify.json for a bundle that decides."""
-    found = {"choices": {name: choices.to_json() for name, choices in decided.choices.items()}}
+    found: dict[str, Any] = {"choices": {name: choices.to_json() for name, choices in decided.choices.items()}}
+    found["reliability"] = _heads_json(decided.reliability)
     return _whole_json(decided, lines, found, {"interval": "Wilson, 95 %"})
 
 

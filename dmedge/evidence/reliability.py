@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dmedge.data.evalset import EvalSet
 from dmedge.evidence.bootstrap import draw_weights
-from dmedge.evidence.choices import UNKNOWN, Pairs, true_classes
+from dmedge.evidence.choices import UNKNOWN, Pairs, draw_pairs, true_classes
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.fusion import PairEncoder
 from dmedge.evidence.paired import Interval, cluster_sums, percentile_intervals
@@ -61,6 +61,15 @@ class Reliability:
 def pair_logits(encoder: PairEncoder, data: EvalSet, drawn: Pairs) -> Logits:
     """What one side says of the pairs that were drawn."""
     return Logits(*encoder.pairs([data.images[index] for index in drawn.image], drawn.texts))
+
+
+def measure_reliability(
+    artifact: PairEncoder, baseline: PairEncoder, data: EvalSet, config: VerifyConfig
+) -> Mapping[str, Reliability]:
+    """Both sides on pairs drawn from `data`, head by head."""
+    drawn = draw_pairs(data, PAIRS, config.seed)
+    mine, theirs = (pair_logits(side, data, drawn) for side in (artifact, baseline))
+    return compare_reliability(mine, theirs, drawn, data, artifact.labels, config)
 
 
 def compare_reliability(

@@ -106,7 +106,7 @@ def _card(name: str, row: Mapping[str, Any], found: Mapping[str, Any], end: floa
     apart = tuple((point["low"], point["high"]) for point in row["difference"])
     title = PERTURBATIONS.get(name, name)
     curve = Curve(title, tuple(found["strengths"]), tuple(row["artifact"]), tuple(row["baseline"]), apart)
-    touched = f"{percent(row['changed'][-1])} of the {row['of']}s changed"
+    touched = f"{percent(row['changed'][-1])} of the {row['of']}s changed at strength 5"
     return (
         f"<h3>{escape(title)}</h3>{curve_chart(curve, end)}"
         f'<p class="note">{touched}; beyond the baseline {_signed(row["drop"])}</p>'

@@ -36,6 +36,7 @@ from dmedge.evidence.measured import (
     write_ranks,
 )
 from dmedge.evidence.parity import check_parity
+from dmedge.evidence.reliability import Reliability, measure_reliability
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.trials import compare_heads, compare_robustness, plan_trials, run_baseline_trials, run_trials
 from dmedge.evidence.verdict import Budget
@@ -114,6 +115,7 @@ def _verify_choices(
                 fp32_bundle=fp32_bundle,
                 data=data,
                 choices=choices.compare_choices(encoder, theirs, bundle, data),
+                reliability=_heads(encoder, theirs, data, config),
                 parity=check_parity(encoder.session, bundle),
                 coverage=measure_coverage(bundle, encoder.facts()[0]["runtime"]),
                 is_calibration_known=calibration is not None,
@@ -131,6 +133,15 @@ def _verify_choices(
             summary=choices_summary(report),
             target=bundle.manifest.target,
         )
+
+
+def _heads(
+    encoder: Encoder, baseline: Encoder, data: EvalSet, config: VerifyConfig
+) -> Mapping[str, Reliability] | None:
+    """How sure the heads of the variant `fused` are; None of another, whose scores are of labels."""
+    if "fuse_pair" not in encoder.program_names:
+        return None
+    return measure_reliability(encoder, baseline, data, config)
 
 
 def _write_report(path: Path, report: Mapping[str, Any]) -> None:
