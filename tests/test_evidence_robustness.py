@@ -17,6 +17,7 @@ from dmedge.evidence.choices import draw_pairs
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.groups import TERCILES, groups_json, text_groups
+from dmedge.evidence.measured import judge_robustness
 from dmedge.evidence.perturb_images import IMAGE_PERTURBATIONS
 from dmedge.evidence.reliability import Logits, compare_reliability
 from dmedge.evidence.retrieval import Floats
@@ -116,6 +117,23 @@ def test_nothing_changes_where_a_script_has_nothing_to_change(data: EvalSet) -> 
 
 def test_both_sides_are_asked_the_same(data: EvalSet) -> None:
     assert _searched(data, True)[1] == _searched(data, False)[1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "by_heart", "verdict"),
+    [(0.1, False, "pass"), (0.0, False, "not enough data"), (0.1, True, "fail"), (0.9, True, "pass")],
+    ids=["30 hits show a tenth", "45 hits show no hundredth", "all is lost", "within a wide limit"],
+)
+def test_a_drop_passes_on_as_many_hits_as_could_show_it(
+    data: EvalSet, limit: float, by_heart: bool, verdict: str
+) -> None:
+    found = robustness(data, by_heart=by_heart)
+    assert found.clean_hits == 45
+    assert judge_robustness(found, limit).verdict == verdict
+
+
+def test_a_drop_that_nobody_measured_is_not_judged() -> None:
+    assert judge_robustness(None, 0.5).verdict == "not enough data"
 
 
 def test_every_language_has_its_share_of_the_sample(data: EvalSet) -> None:

@@ -72,6 +72,11 @@ class Robustness:
         lost = self._lost().mean(axis=0, keepdims=True)  # [1, S]
         return percentile_intervals(lost.mean(axis=1), self._draws(lost), self.confidence)[0]
 
+    @property
+    def clean_hits(self) -> int:
+        """Clean queries that the baseline answers, i.e. those that could be lost."""
+        return int(self.baseline.hits[0, 0].sum())
+
     def to_json(self) -> dict[str, Any]:
         """Curves by name. `difference` is artifact less baseline, `drop` the recall lost beyond the baseline's loss.
 
@@ -86,6 +91,7 @@ class Robustness:
             "n_images": len(np.unique(self.sample.images)),
             "languages": count_languages(languages),
             "gallery": len(data.images),
+            "clean_hits": self.clean_hits,
             "k": K,
             "strengths": [0, *STRENGTHS],
             "drop": self.drop.to_json(),
