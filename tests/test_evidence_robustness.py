@@ -17,11 +17,18 @@ from dmedge.evidence.choices import draw_pairs
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.groups import TERCILES, groups_json, text_groups
-from dmedge.evidence.measured import judge_robustness
 from dmedge.evidence.perturb_images import IMAGE_PERTURBATIONS
 from dmedge.evidence.reliability import Logits, compare_reliability
 from dmedge.evidence.retrieval import Floats
-from dmedge.evidence.robustness import CODE_SWITCHING, NAMES, Robustness, Searched, draw_queries, search_perturbed
+from dmedge.evidence.robustness import (
+    CODE_SWITCHING,
+    NAMES,
+    Robustness,
+    Searched,
+    draw_queries,
+    judge_robustness,
+    search_perturbed,
+)
 
 CONFIG = VerifyConfig(resamples=200, robustness_texts=45)
 IMAGES = 40

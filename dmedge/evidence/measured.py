@@ -1,7 +1,7 @@
 """What verification measured, as budget lines, as verify.json and as raw ranks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from dmedge.evidence.groups import groups_json
 from dmedge.evidence.leakage import data_digest
 from dmedge.evidence.parity import ParityReport
 from dmedge.evidence.reliability import Reliability
-from dmedge.evidence.robustness import Robustness
-from dmedge.evidence.verdict import Budget, BudgetLine, hits_needed, judge, judge_exact, judge_retention, overall
+from dmedge.evidence.robustness import Robustness, judge_robustness
+from dmedge.evidence.verdict import Budget, BudgetLine, judge, judge_exact, judge_retention, overall
 from dmedge.runtime.session import SessionFacts
 from dmedge.variants import variant_of
 
@@ -84,16 +84,6 @@ def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
     if (limit := budget.robustness_drop) is not None:
         lines.append(judge_robustness(measured.robustness, limit))
     return lines
-
-
-def judge_robustness(robustness: Robustness | None, limit: float) -> BudgetLine:
-    """Not enough data where nothing was perturbed, or where too little was found that could have been lost."""
-    if robustness is None:
-        return judge("robustness_drop", limit, None, None, None)
-    line = judge("robustness_drop", limit, *robustness.drop)
-    if line.verdict == "pass" and robustness.clean_hits < hits_needed(1 - limit):
-        return replace(line, verdict="not enough data")
-    return line
 
 
 def judge_choices(decided: Decided, budget: Budget) -> list[BudgetLine]:
