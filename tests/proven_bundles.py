@@ -20,7 +20,7 @@ from tests.tiny_bundles import WORDS
 PICTURES = 16
 LANGUAGES = ("de", "en", "ja")
 BENCH = BenchConfig(rounds=2, repeats=1)
-VERIFY = VerifyConfig(resamples=100)
+VERIFY = VerifyConfig(resamples=100, robustness=True, robustness_texts=12)
 
 
 @pytest.fixture(scope="session")

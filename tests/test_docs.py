@@ -12,6 +12,9 @@ from dmedge.cli.main import COMMANDS
 from dmedge.compress.config import LearnConfig
 from dmedge.config import recipe_names
 from dmedge.data.records import DatasetConfig
+from dmedge.evidence import perturb_images, perturb_texts
+from dmedge.evidence.agreement import Agreement
+from dmedge.evidence.robustness import NAMES
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.recipe import CONFIGS
 from dmedge.manifest import Manifest
@@ -107,3 +110,28 @@ def test_every_dependency_has_a_reason(extra: str) -> None:
     else:
         named = set(re.findall(r"^\| ([\w-]+) \| .+ \|$", core, flags=re.MULTILINE)) - {"package"}
     assert named == requirements()[extra] - {"dmedge"}
+
+
+def test_every_perturbation_is_named_with_its_strengths() -> None:
+    section = page("docs/evidence.md").partition("\n## Robustness\n")[2].partition("\n## ")[0].lower()
+    assert all(f"| {name.replace('_', ' ')} |" in section for name in NAMES)
+    spans = [
+        f"{perturb_images.NOISE[0]:g} to {perturb_images.NOISE[-1]:g} of the range",
+        f"{perturb_images.BLUR[0]:.3f} to {perturb_images.BLUR[-1]:.3f} of the shorter side",
+        f"quality {', '.join(f'{quality:g}' for quality in perturb_images.JPEG)}",
+        f"{perturb_images.EXPOSURE[0]:g} to {perturb_images.EXPOSURE[-1]:g} stops",
+        f"{perturb_images.ANGLE[0]:g} to {perturb_images.ANGLE[-1]:g} degrees",
+        f"{100 * perturb_images.COVERED[0]:g} to {100 * perturb_images.COVERED[-1]:g} % of the area",
+        f"{100 * perturb_texts.EDITS[0]:g} to {100 * perturb_texts.EDITS[-1]:g} % of the letters",
+        f"{100 * perturb_texts.CHANGED[0]:g} to {100 * perturb_texts.CHANGED[-1]:g} % of the words in capitals",
+        f"the first {100 * perturb_texts.TYPED[0]:g} to {100 * perturb_texts.TYPED[-1]:g} % of the letters",
+        f"{perturb_texts.TIMES[0]:g} to {perturb_texts.TIMES[-1]:g} times as long",
+        f"{100 * perturb_texts.SWITCHED[0]:g} to {100 * perturb_texts.SWITCHED[-1]:g} % of the words from",
+    ]
+    assert [span for span in spans if span not in section] == []
+
+
+def test_every_figure_of_agreement_is_explained() -> None:
+    section = page("docs/evidence.md").partition("\n## Rankings\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    assert {field.name for field in fields(Agreement)} - {"n"} <= named

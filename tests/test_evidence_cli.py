@@ -1,6 +1,7 @@
 """The commands eval, verify, bench and report on a real int8 bundle: output, JSON and exit codes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -59,18 +60,31 @@ def test_verify_finds_baseline_and_twin_and_fails_with_three(
 ) -> None:
     out = workdir / "evidence"
     command = ["verify", onnx_int8_bundle.root, "--data", pictures, "--json", "--budget", "program_size_ratio=0.01"]
-    result = run(*command, "--out", out)
+    result = run(*command, "--robustness", "--max-per-language", 4, "--out", out)
     assert result.exit_code == 3, result.stderr
     assert "budget failed: program_size_ratio" in result.stderr
     report = json.loads(result.stdout)
+    assert report["robustness"]["n_texts"] == 12
     assert report["verdict"] == "fail"
     assert report["baseline_sha256"] == tiny_checkpoint.digest
     assert load_artifact(out, kind="evidence").manifest.summary["verdict"] == "fail"
     assert report["fp32_bundle_sha256"] == onnx_bundle.digest  # it stands beside the checkpoint
     relaxed = run(
-        *command[:4], "--baseline", tiny_checkpoint.root, "--budget", "program_size_ratio=1", "--out", "again"
+        *command[:4],
+        "--baseline",
+        tiny_checkpoint.root,
+        "--budget",
+        "program_size_ratio=1",
+        "--out",
+        "again",
+        "--budget",
+        "robustness_drop=0.5",
     )
     assert relaxed.exit_code == 0, relaxed.stderr
+    assert re.search(r"robustness_drop +<= 0.5 +unknown +unknown to unknown +not enough data", relaxed.stdout)
+    assert "rank-biased overlap" in relaxed.stdout
+    assert "match head: right" in relaxed.stdout
+    assert "perturbed" not in relaxed.stdout
     assert "verdict: not enough data" in relaxed.stdout
     assert run(*command, "--out", out).exit_code == 1
 

@@ -21,6 +21,7 @@ from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.leakage import check_calibration, find_calibration
 from dmedge.evidence.parity import check_parity
+from dmedge.evidence.robustness import NAMES
 from dmedge.evidence.verdict import Budget
 from dmedge.evidence.verify import measure_baseline, verify_bundle
 from dmedge.runtime.session import open_session
@@ -119,7 +120,7 @@ def test_an_unchanged_model_keeps_all_and_all_of_its_size(
         tmp_path / "verify",
         data=data,
         config=VERIFY,
-        budget=Budget(),
+        budget=Budget(robustness_drop=0.0),
         fp32_bundle=onnx_bundle,
         measured_baseline=measure_baseline(tiny_checkpoint, data, threads=1),
     )
@@ -131,6 +132,10 @@ def test_an_unchanged_model_keeps_all_and_all_of_its_size(
     assert report["verdict"] == "fail"  # 1.0 is more than 0.30 of the size
     assert evidence.manifest.summary["failed"] == ["program_size_ratio"]
     assert report["agreement"]["overlap_at_10"] == 1.0
+    assert report["agreement"]["rank_biased_overlap"] == pytest.approx(1.0, abs=1e-6)
+    assert set(report["robustness"]["drop"].values()) == {0.0}
+    assert {line["name"]: line["verdict"] for line in report["budgets"]}["robustness_drop"] == "not enough data"
+    assert abs(report["reliability"]["match"]["calibration_error_change"]["value"]) < 1e-4
 
 
 def test_a_quantized_baseline_is_refused_before_any_work(
@@ -238,7 +243,9 @@ def test_evidence_is_not_overwritten(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"threads": 0}, {"max_per_language": 0}, {"resamples": 9}, {"confidence": 1.0}], ids=str
+    "settings",
+    [{"threads": 0}, {"max_per_language": 0}, {"resamples": 9}, {"confidence": 1.0}, {"robustness_texts": 0}],
+    ids=str,
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
@@ -249,3 +256,29 @@ def test_pictures_and_texts_all_count(verify_evidence: Artifact) -> None:
     found = read(verify_evidence)["data"]
     assert (found["n_images"], found["n_texts"], found["n_languages"]) == (PICTURES, 3 * PICTURES, 3)
     assert found["calibration_checked"]
+
+
+def test_perturbed_searches_begin_where_clean_ones_stand(verify_evidence: Artifact) -> None:
+    """The clean point of every curve is one figure, and each point has its paired difference."""
+    found = read(verify_evidence)["robustness"]
+    assert (found["n_texts"], found["gallery"], found["strengths"]) == (12, PICTURES, [0, 1, 2, 3, 4, 5])
+    assert tuple(found["perturbations"]) == NAMES
+    assert len({(row["artifact"][0], row["baseline"][0]) for row in found["perturbations"].values()}) == 1
+    for row in found["perturbations"].values():
+        for mine, theirs, apart in zip(row["artifact"], row["baseline"], row["difference"], strict=True):
+            assert apart["low"] <= apart["value"] <= apart["high"]
+            assert apart["value"] == pytest.approx(mine - theirs, abs=2e-6)
+    lost = [row["drop"]["value"] for row in found["perturbations"].values()]
+    assert found["drop"]["value"] == pytest.approx(np.mean(lost), abs=2e-6)
+
+
+def test_rankings_and_heads_are_compared_too(verify_evidence: Artifact) -> None:
+    report = read(verify_evidence)
+    alike, heads = report["agreement"], report["reliability"]
+    assert 0 < alike["rank_biased_overlap"] <= 1
+    assert alike["rank_biased_residual"] == 0  # sixteen pictures are all compared
+    assert set(heads) == {"match"}  # nobody knows the classes of these pictures
+    assert heads["match"]["n"] == 2 * 3 * PICTURES
+    change = heads["match"]["calibration_error"] - heads["match"]["baseline_calibration_error"]
+    assert heads["match"]["calibration_error_change"]["value"] == pytest.approx(change, abs=1e-6)
+    assert set(report["groups"]["script"]["groups"]) == {"Latn", "Jpan"}

@@ -87,6 +87,29 @@ def test_every_language_and_the_host_label_are_shown(page: str, verify_evidence:
     assert "chance" in page
 
 
+def test_every_perturbation_has_a_chart_that_can_be_heard(page: str, verify_evidence: Artifact) -> None:
+    found = json.loads(verify_evidence.file("verify.json").read_text("utf-8"))["robustness"]["perturbations"]
+    labels = re.findall(r'aria-label="Recall at 10 under ([^"]*)"', page)
+    assert len(labels) == len(found)
+    for label, row in zip(labels, found.values(), strict=True):
+        for strength in range(1, 6):
+            mine, theirs = row["artifact"][strength], row["baseline"][strength]
+            assert f"strength {strength}: {mine:.3f}, baseline {theirs:.3f}" in label
+    assert page.count('class="curve artifact"') == page.count('class="curve baseline"') == len(found)
+
+
+def test_evidence_of_before_has_no_section_of_what_it_lacks(verify_evidence: Artifact) -> None:
+    collection = collect(verify_evidence.root)
+    (entry,) = collection.judged
+    assert entry.verify is not None
+    old = {key: value for key, value in entry.verify.items() if key not in ("groups", "robustness", "reliability")}
+    old["agreement"] = {key: value for key, value in old["agreement"].items() if not key.startswith("rank_biased")}
+    page = render(replace(collection, judged=[replace(entry, verify=old)]))
+    for heading in ("groups", "how sure", "perturbed", "rank-biased"):
+        assert heading in render(collection)
+        assert heading not in page
+
+
 def test_failed_budgets_come_first(verify_evidence: Artifact, bench_evidence: Artifact) -> None:
     collection = collect(verify_evidence.root)
     (entry,) = collection.judged

@@ -224,6 +224,7 @@ def test_what_decides_is_judged_by_its_decisions(
     }
     page = render(collect(place))
     assert "what it decides" in page and "as the baseline" in page
+    assert ("how sure are its heads?" in page) == (variant == "fused")
 
 
 def test_labels_that_are_emoji_have_a_truth(make: Make, tmp_path: Path) -> None:

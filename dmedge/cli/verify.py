@@ -39,6 +39,7 @@ budget_option = click.option(
 @click.option("--max-per-language", type=click.IntRange(1), metavar="N", help="At most N texts per language.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
 @runtime_option
+@click.option("--robustness", is_flag=True, help="Perturb pictures and texts as well; takes minutes more.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work.")
 @out_option
 @json_option
@@ -116,6 +117,7 @@ def _print_choices(report: dict[str, Any]) -> None:
     click.echo(text_table(["decides", "n", "as baseline", "right", "baseline right"], rows))
     known = {name: row["n_known"] for name, row in report["choices"].items()}
     click.echo(f"truth known of {', '.join(f'{n:,} ({name})' for name, n in known.items())}; {report['data']['name']}")
+    _print_heads(report)
 
 
 def _print_recall(report: dict[str, Any]) -> None:
@@ -134,6 +136,32 @@ def _print_recall(report: dict[str, Any]) -> None:
         f"worst language {worst} ({row['name']}): recall@10 {row['recall_at_10']:.4f}, "
         f"baseline {row['baseline_recall_at_10']:.4f}"
     )
+    _print_likeness(report)
+
+
+def _print_likeness(report: dict[str, Any]) -> None:
+    alike = report["agreement"]
+    click.echo(
+        f"as the baseline: best ten in common {alike['overlap_at_10']:.4f}, rank-biased overlap "
+        f"{alike['rank_biased_overlap']:.4f}; recall@10 in the baseline's gallery "
+        f"{_number(alike['recall_at_10_baseline_gallery'])}, of its queries in this one's "
+        f"{_number(alike['recall_at_10_baseline_query'])}"
+    )
+    _print_heads(report)
+    if (found := report["robustness"]) is not None:
+        drop, n = found["drop"], found["n_texts"]
+        click.echo(
+            f"perturbed: loses {drop['value']:+.4f} recall@10 beyond the baseline ({drop['low']:+.4f} to "
+            f"{drop['high']:+.4f}); {n:,} texts under {len(found['perturbations'])} perturbations"
+        )
+
+
+def _print_heads(report: dict[str, Any]) -> None:
+    for name, head in (report["reliability"] or {}).items():
+        click.echo(
+            f"{name} head: right {head['accuracy']:.4f}, baseline {head['baseline_accuracy']:.4f}; calibration error "
+            f"{head['calibration_error']:.4f}, baseline {head['baseline_calibration_error']:.4f}"
+        )
 
 
 def budget_table(lines: list[dict[str, Any]]) -> str:

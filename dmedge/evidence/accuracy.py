@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import DataError, VerifyError
@@ -73,14 +74,17 @@ class AccuracyReport:
         Args:
             tag: count only texts that the evaluation set marks so, e.g. "held_out".
         """
+        return self.of_texts(direction, self.data.tags[tag] if tag else np.ones(len(self.data.texts), np.bool_))
+
+    def of_texts(self, direction: Direction, wanted: NDArray[np.bool_]) -> dict[str, Score]:
+        """As `by_language`, of the texts that `wanted` [T] marks."""
         queries = self.queries[direction]
-        wanted = self.data.tags[tag][queries.text] if tag else np.ones(len(queries.text), dtype=bool)
-        language = self.language[queries.text]
+        rows = np.flatnonzero(wanted[queries.text])
+        language = self.language[queries.text[rows]]
         scores = {}
-        for i, name in enumerate(self.languages):
-            rows = wanted & (language == i)
-            if rows.any():
-                scores[name] = score(queries.rank[rows], queries.gallery[rows])
+        for i in np.unique(language):
+            mine = rows[language == i]
+            scores[self.languages[i]] = score(queries.rank[mine], queries.gallery[mine])
         return scores
 
     def macro(self, direction: Direction = "text_to_image", tag: str | None = None) -> Score:

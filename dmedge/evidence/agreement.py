@@ -12,6 +12,7 @@ import numpy as np
 
 from dmedge.data.evalset import EvalSet
 from dmedge.evidence.accuracy import Measurement
+from dmedge.evidence.rank_overlap import DEPTH, PERSISTENCE, rank_biased_overlap, shared_places
 from dmedge.evidence.retrieval import Floats, Ints, text_to_image_ranks, top_k
 
 SAMPLE = 10_000  # texts; the standard error of a share is then at most half a point
@@ -25,6 +26,8 @@ class Agreement:
     n: int
     same_first: float  # share of texts whose best image is the same
     overlap_at_10: float  # mean share of the best ten images in common
+    rank_biased_overlap: float  # of the rankings of all images, mean; 1 where they are the same
+    rank_biased_residual: float  # weight in it of the places that were not compared, whose overlap is extrapolated
     recall_at_10: float  # artifact finds in its own gallery
     recall_at_10_baseline: float  # baseline finds in its own gallery
     recall_at_10_baseline_gallery: float | None  # artifact finds in the baseline's gallery; None: other width
@@ -46,10 +49,15 @@ def agreement(artifact: Measurement, baseline: Measurement) -> Agreement:
     match = artifact.report.data.text_image[artifact.kept]
     mine, theirs = artifact.texts, baseline.texts
     is_mixable = mine.shape[1] == theirs.shape[1]
+    best, their_best = top_k(mine, artifact.images, DEPTH), top_k(theirs, baseline.images, DEPTH)
+    shared = shared_places(best, their_best)
+    depth, is_whole = shared.shape[1], shared.shape[1] == len(artifact.images)
     return Agreement(
         n=len(match),
-        same_first=_overlap(mine, artifact.images, theirs, baseline.images, k=1),
-        overlap_at_10=_overlap(mine, artifact.images, theirs, baseline.images, k=K),
+        same_first=float(shared[:, 0].mean()),
+        overlap_at_10=float(shared[:, min(K, depth) - 1].mean() / min(K, depth)),
+        rank_biased_overlap=float(rank_biased_overlap(shared).mean()),
+        rank_biased_residual=0.0 if is_whole else PERSISTENCE**depth,
         recall_at_10=_recall(mine, artifact.images, match),
         recall_at_10_baseline=_recall(theirs, baseline.images, match),
         recall_at_10_baseline_gallery=_recall(mine, baseline.images, match) if is_mixable else None,
@@ -70,8 +78,3 @@ def draw_sample(data: EvalSet, size: int = SAMPLE) -> Ints:
 
 def _recall(texts: Floats, images: Floats, match: Ints) -> float:
     return float(np.mean(text_to_image_ranks(texts, images, match) <= K))
-
-
-def _overlap(texts: Floats, images: Floats, other_texts: Floats, other_images: Floats, *, k: int) -> float:
-    mine, theirs = top_k(texts, images, k), top_k(other_texts, other_images, k)
-    return float((mine[:, :, None] == theirs[:, None, :]).any(axis=2).mean())

@@ -7,7 +7,7 @@ same queries, so each draw gives a paired ratio. Recall is a sum over clusters, 
 row of multinomial weights times a table of hits, and thousands of draws are two matrix products.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,16 +120,46 @@ def bootstrap_retention(
     return Retention(artifact, baseline, kept, languages, _least(tuple(languages.values())))
 
 
-def _draws(table: HitTable, resamples: int, seed: int) -> tuple[Doubles, Doubles]:
-    """[R, L] recalls of baseline and artifact, one row per draw of clusters."""
-    clusters = len(table.count)
+def bootstrap_groups(
+    table: HitTable,
+    group: Ints,
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[int, Estimate]:
+    """Retention of groups of columns: the ratio of the two mean recalls over the columns of each.
+
+    All groups see the same draws of clusters, and their intervals are a sup-t band as those of languages
+    are in `bootstrap_retention`: they hold together.
+
+    Args:
+        table: its columns are languages, or the parts of languages that fall into one group.
+        group: [L] index of the group of each column.
+    """
+    draws = _draws(table, resamples, seed)
+    whole = _recalls(np.ones((1, len(table.count)), dtype=np.float32), table)
+    members = {int(index): group == index for index in np.unique(group)}
+    values = np.array([_ratio(*(_mean(side[:, rows]) for side in whole))[0] for rows in members.values()])
+    drawn = np.stack([_ratio(*(_mean(side[:, rows]) for side in draws)) for rows in members.values()], axis=1)
+    hits = np.array([table.baseline[:, rows].sum() for rows in members.values()], dtype=np.float32)
+    clusters = [int((table.count[:, rows] > 0).any(axis=1).sum()) for rows in members.values()]
+    low, high = _band(values, drawn, hits, confidence)
+    return {index: _estimate(values[i], low[i], high[i], clusters[i], hits[i]) for i, index in enumerate(members)}
+
+
+def draw_weights(clusters: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """[R, C] how often each draw holds each cluster, in parts that fit in memory."""
     rng = np.random.default_rng(seed)
     step = max(1, _WEIGHTS // clusters)
-    parts = []
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        weights = rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=rows).astype(np.float32)
-        parts.append(_recalls(weights, table))
+        yield rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=rows).astype(np.float32)
+
+
+def _draws(table: HitTable, resamples: int, seed: int) -> tuple[Doubles, Doubles]:
+    """[R, L] recalls of baseline and artifact, one row per draw of clusters."""
+    parts = [_recalls(weights, table) for weights in draw_weights(len(table.count), resamples, seed)]
     baseline, artifact = zip(*parts, strict=True)
     return np.concatenate(baseline), np.concatenate(artifact)
 
@@ -148,7 +178,8 @@ def _ratio(baseline: Doubles, artifact: Doubles) -> Doubles:
 
 def _mean(recalls: Doubles) -> Doubles:
     """[R] mean over the languages that the draw holds."""
-    mean: Doubles = np.nansum(recalls, axis=1) / np.isfinite(recalls).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        mean: Doubles = np.nansum(recalls, axis=1) / np.isfinite(recalls).sum(axis=1)
     return mean
 
 

@@ -48,6 +48,17 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """Recall of both sides over the strength of one perturbation."""
+
+    name: str
+    strengths: tuple[int, ...]  # from 0, the clean item
+    artifact: tuple[float, ...]
+    baseline: tuple[float, ...]
+    apart: tuple[tuple[float, float], ...]  # ends of the interval of artifact less baseline
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One artifact in the lineage."""
 
@@ -191,6 +202,45 @@ def latency_chart(artifact_ms: NDArray[np.float64], fp32_ms: NDArray[np.float64]
             _text(x(median) + 4, top - (14 if side == "artifact" else 0), f"{words} {median:.3g}", f"tick {side}")
         )
     return _svg(width, height, parts, "Distribution of latency")
+
+
+def curve_chart(curve: Curve, end: float) -> str:
+    """Two lines, told apart by dashes and marks as well as by colour; 0 to `end`.
+
+    Whiskers stand where the artifact would be at either end of the interval of its distance to the baseline.
+    """
+    width, height, left, bottom, top, right = 300.0, 170.0, 38.0, 26.0, 12.0, 12.0
+
+    def x(strength: float) -> float:
+        return left + strength / max(curve.strengths) * (width - left - right)
+
+    def y(recall: float) -> float:
+        return height - bottom - min(max(recall, 0.0), end) / end * (height - top - bottom)
+
+    parts = [_line(left, y(tick), width - right, y(tick), "grid") for tick in ticks(end)]
+    parts += [_text(left - 6, y(tick) + 4, f"{tick:g}", "tick end") for tick in ticks(end)]
+    parts += [
+        _text(x(step), height - bottom + 16, f"{step}" if step else "clean", "tick middle") for step in curve.strengths
+    ]
+    for step, theirs, (low, high) in zip(curve.strengths, curve.baseline, curve.apart, strict=True):
+        parts.append(_line(x(step), y(theirs + low), x(step), y(theirs + high), "whisker artifact"))
+    for side, values in (("baseline", curve.baseline), ("artifact", curve.artifact)):
+        points = [(x(step), y(value)) for step, value in zip(curve.strengths, values, strict=True)]
+        path = "L".join(f"{across:.1f} {down:.1f}" for across, down in points)
+        parts.append(f'<path class="curve {side}" d="M{path}"/>')
+        parts += [_mark(across, down, side) for across, down in points]
+    words = "; ".join(
+        f"{'clean' if step == 0 else f'strength {step}'}: {mine:.3f}, baseline {theirs:.3f}"
+        for step, mine, theirs in zip(curve.strengths, curve.artifact, curve.baseline, strict=True)
+    )
+    return _svg(width, height, parts, f"Recall at 10 under {curve.name}. {words}")
+
+
+def _mark(x: float, y: float, side: str) -> str:
+    """A dot, or a square that still shows around a dot at the same place."""
+    if side == "artifact":
+        return f'<circle class="dot artifact" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+    return f'<rect class="dot baseline" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
 
 
 def lineage_chart(nodes: Sequence[Node]) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def label_embeddings(encoder: Encoder, labels: Sequence[str], prompts: Sequence[
 
 def _true_labels(labels: Sequence[str], data: EvalSet) -> Ints:
     """Index of the label of every picture, where a label is the emoji that it shows."""
-    by_hexcode = _emoji_of(data)
+    by_hexcode = emoji_of(data)
     place = {label.casefold(): index for index, label in enumerate(labels)}
 
     def index_of(cluster: str) -> int:
@@ -108,33 +108,50 @@ def _true_labels(labels: Sequence[str], data: EvalSet) -> Ints:
     return np.array([index_of(cluster) for cluster in data.clusters], np.int64)
 
 
-def _pairs(bundle: Encoder, baseline: Encoder, data: EvalSet, *, seed: int = 0) -> dict[str, Choices]:
+class Pairs(NamedTuple):
+    """Pictures beside texts: first each text with its own picture, then each with another."""
+
+    image: Ints  # [2N] index of the picture
+    own: Ints  # [2N] index of the picture that the text belongs to
+    texts: list[str]  # 2N
+    is_own: Ints  # [2N] 1 where picture and text are of one cluster
+
+
+def draw_pairs(data: EvalSet, count: int = PAIRS, seed: int = 0) -> Pairs:
+    """At most `count` texts, drawn from all, each with its own picture and with another."""
     rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(data.texts))[:PAIRS]
+    rows = rng.permutation(len(data.texts))[:count]
     own = data.text_image[rows]
     strangers = (own + rng.integers(1, max(2, len(data.images)), size=len(own))) % len(data.images)
-    texts = [data.texts[row] for row in rows] * 2
-    shown = np.concatenate([own, strangers])
-    pictures = [data.images[index] for index in shown]
-    (match, classes), (want_match, want_classes) = (side.pairs(pictures, texts) for side in (bundle, baseline))
+    image, twice = np.concatenate([own, strangers]), np.tile(own, 2)
     clusters = np.array(data.clusters)
-    is_own = (clusters[shown] == clusters[np.tile(own, 2)]).astype(np.int64)
-    found = {"match": Choices((match > 0).astype(np.int64), (want_match > 0).astype(np.int64), is_own)}
+    return Pairs(
+        image, twice, [data.texts[row] for row in rows] * 2, (clusters[image] == clusters[twice]).astype(np.int64)
+    )
+
+
+def _pairs(bundle: Encoder, baseline: Encoder, data: EvalSet) -> dict[str, Choices]:
+    drawn = draw_pairs(data)
+    pictures = [data.images[index] for index in drawn.image]
+    (match, classes), (want_match, want_classes) = (side.pairs(pictures, drawn.texts) for side in (bundle, baseline))
+    found = {"match": Choices((match > 0).astype(np.int64), (want_match > 0).astype(np.int64), drawn.is_own)}
     if classes.shape[1]:
-        half = len(rows)  # a class is that of a picture with its own text
-        truth = _true_classes(bundle.labels, data)[own]
+        half = len(drawn.own) // 2  # a class is that of a picture with its own text
+        truth = true_classes(bundle.labels, data)[drawn.own[:half]]
         found["class"] = Choices(classes[:half].argmax(1), want_classes[:half].argmax(1), truth)
     return found
 
 
-def _true_classes(labels: Sequence[str], data: EvalSet) -> Ints:
-    by_hexcode, groups = _emoji_of(data), load_pack().groups
+def true_classes(labels: Sequence[str], data: EvalSet) -> Ints:
+    """[N] index of the class of every picture: the group of its emoji, UNKNOWN where nobody knows."""
+    by_hexcode, groups = emoji_of(data), load_pack().groups
     place = {label: index for index, label in enumerate(labels)}
     known = [by_hexcode.get(cluster) for cluster in data.clusters]
     return np.array([UNKNOWN if e is None else place.get(groups[e.group], UNKNOWN) for e in known], np.int64)
 
 
-def _emoji_of(data: EvalSet) -> dict[str, Emoji]:
+def emoji_of(data: EvalSet) -> dict[str, Emoji]:
+    """The emoji that clusters of the embedded data name; none for other data."""
     return {emoji.hexcode: emoji for emoji in load_pack().emoji} if data.name.startswith("emoji") else {}
 
 

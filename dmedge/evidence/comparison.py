@@ -103,7 +103,9 @@ def interval_json(estimate: Estimate) -> dict[str, Any]:
 
 
 def _language_json(artifact: Score, baseline: Score, estimate: Estimate) -> dict[str, Any]:
-    theirs = {f"baseline_{name}": value for name, value in baseline.to_json().items() if name.startswith("recall")}
+    theirs = {
+        f"baseline_{name}": value for name, value in baseline.to_json().items() if name.startswith(("recall", "mrr"))
+    }
     kept = {"retention_at_10": estimate.value, "low": estimate.low, "high": estimate.high}
     return artifact.to_json() | theirs | kept
 

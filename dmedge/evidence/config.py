@@ -27,8 +27,12 @@ class VerifyConfig:
     resamples: int = RESAMPLES
     confidence: float = CONFIDENCE
     seed: int = 0
+    robustness: bool = False  # search with noisy pictures and misspelt texts as well: minutes more
+    robustness_texts: int = 400  # that are perturbed, of all languages alike
 
     def __post_init__(self) -> None:
+        if self.robustness_texts < 1:
+            raise ValueError(f"robustness_texts {self.robustness_texts}; expected 1 or more")
         if min(self.threads, self.workers, self.max_per_language or 1) < 1 or self.max_per_language == 0:
             raise ValueError(
                 f"threads {self.threads}, workers {self.workers}, max_per_language {self.max_per_language}; "

@@ -16,8 +16,11 @@ from dmedge.evidence.choices import Choices
 from dmedge.evidence.comparison import JUDGED_K, Comparison
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import Coverage
+from dmedge.evidence.groups import groups_json
 from dmedge.evidence.leakage import data_digest
 from dmedge.evidence.parity import ParityReport
+from dmedge.evidence.reliability import Reliability
+from dmedge.evidence.robustness import Robustness, judge_robustness
 from dmedge.evidence.verdict import Budget, BudgetLine, judge, judge_exact, judge_retention, overall
 from dmedge.runtime.session import SessionFacts
 from dmedge.variants import variant_of
@@ -52,6 +55,8 @@ class Measured(Checked):
 
     comparison: Comparison
     agreement: Agreement
+    reliability: Mapping[str, Reliability] | None = None  # by head; None without a fusion
+    robustness: Robustness | None = None  # None where it was not asked for
     embedded_by_baseline: str | None = None  # "images" or "texts": what a variant with one encoder lacks
 
 
@@ -60,6 +65,7 @@ class Decided(Checked):
     """What verification looks at of a bundle that decides."""
 
     choices: Mapping[str, Choices]
+    reliability: Mapping[str, Reliability] | None = None  # by head, of the variant `fused`
 
 
 def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
@@ -75,6 +81,8 @@ def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
     if (limit := budget.recall_at_10) is not None:
         found = kept.artifact
         lines.append(judge("recall_at_10", limit, found.value, found.low, found.high))
+    if (limit := budget.robustness_drop) is not None:
+        lines.append(judge_robustness(measured.robustness, limit))
     return lines
 
 
@@ -117,7 +125,10 @@ def report_json(measured: Measured, lines: Sequence[BudgetLine], config: VerifyC
         "tags": {tag: comparison.macro_json(tag) for tag in comparison.artifact.tags()},
         "worst_language": comparison.worst_language(),
         "languages": comparison.languages_json(),
+        "groups": groups_json(comparison),
         "agreement": measured.agreement.to_json(),
+        "reliability": _heads_json(measured.reliability),
+        "robustness": measured.robustness.to_json() if measured.robustness else None,
     }
     method = {
         "resamples": config.resamples,
@@ -130,9 +141,14 @@ def report_json(measured: Measured, lines: Sequence[BudgetLine], config: VerifyC
     return _whole_json(measured, lines, found, method)
 
 
+def _heads_json(heads: Mapping[str, Reliability] | None) -> dict[str, Any] | None:
+    return None if heads is None else {name: head.to_json() for name, head in heads.items()}
+
+
 def choices_json(decided: Decided, lines: Sequence[BudgetLine]) -> dict[str, Any]:
     """The content of verify.json for a bundle that decides."""
-    found = {"choices": {name: choices.to_json() for name, choices in decided.choices.items()}}
+    found: dict[str, Any] = {"choices": {name: choices.to_json() for name, choices in decided.choices.items()}}
+    found["reliability"] = _heads_json(decided.reliability)
     return _whole_json(decided, lines, found, {"interval": "Wilson, 95 %"})
 
 

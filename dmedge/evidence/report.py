@@ -8,6 +8,7 @@ from dmedge.errors import ArtifactError
 from dmedge.evidence.report_data import Collection, collect
 from dmedge.evidence.report_details import fidelity, latency, lineage, method
 from dmedge.evidence.report_ledger import ledgers
+from dmedge.evidence.report_robustness import groups, reliability, robustness
 from dmedge.evidence.report_search import searches
 from dmedge.evidence.report_sections import budgets, choices, header, headline, languages, recalls, sizes
 from dmedge.evidence.report_style import STYLE
@@ -44,8 +45,11 @@ def render(collection: Collection) -> str:
         sizes(verified),
         ledgers(collection),
         *(languages(entry) for entry in verified),
+        *(groups(entry) for entry in verified),
         *(recalls(entry) for entry in verified),
+        *(robustness(entry) for entry in verified),
         *(choices(entry) for entry in deciding),
+        *(reliability(entry) for entry in (*verified, *deciding)),
         *(latency(entry) for entry in timed),
         *(fidelity(entry) for entry in (*verified, *deciding)),
         searches(collection),

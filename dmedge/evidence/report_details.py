@@ -128,11 +128,20 @@ def _agreement_rows(alike: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("same best image", percent(alike["same_first"])),
         ("best ten in common", percent(alike["overlap_at_10"])),
+        *_rank_overlap_rows(alike),
         ("recall@10, own gallery", figure(alike["recall_at_10"])),
         ("recall@10, fp32 gallery", figure(alike["recall_at_10_baseline_gallery"])),
         ("recall@10, fp32 query", figure(alike["recall_at_10_baseline_query"])),
         ("texts", f"{alike['n']:,}"),
     ]
+
+
+def _rank_overlap_rows(alike: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """None in evidence that was written before it was measured."""
+    if "rank_biased_overlap" not in alike:
+        return []
+    residual = f"<small>± {alike['rank_biased_residual']:.3f}</small>" if alike["rank_biased_residual"] else ""
+    return [("rank-biased overlap, p 0.9", f"{figure(alike['rank_biased_overlap'])} {residual}".strip())]
 
 
 def _coverage_rows(coverage: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ BUDGET_NAMES = {
     "plan_carried_out": "share of the quantization plan carried out",
     "choice_agreement": "decisions as those of the baseline",
     "recall_at_10": "recall@10, mean over languages",
+    "robustness_drop": "recall@10 lost beyond the baseline under perturbations",
     "latency_ratio": "latency over fp32, program that gained least",
 }
 TAG_NAMES = {
@@ -161,10 +162,12 @@ def recalls(entry: Judged) -> str:
             ]
             label = f"{direction.replace('_', ' ')}<small>{escape(name)}, n {mine['n']:,}</small>"
             among = f"{mine['gallery']:,.0f}<small>chance@10 {mine['chance_at_10']:.4f}</small>"
-            rows.append([label, among, *cells, percent_interval(kept["recall_at_10"])])
-    names = ["", "among", "recall@1", "recall@5", "recall@10", "recall@10 kept"]
+            reciprocal = f"{mine['mrr']:.4f}<small>fp32 {theirs['mrr']:.4f}</small>"
+            rows.append([label, among, *cells, reciprocal, percent_interval(kept["recall_at_10"])])
+    names = ["", "among", "recall@1", "recall@5", "recall@10", "MRR", "recall@10 kept"]
     note = (
-        "Means over languages. Held-out text names a known emoji in a language that was held out for it; new text is "
+        "Means over languages; MRR is the mean of one over the rank. "
+        "Held-out text names a known emoji in a language that was held out for it; new text is "
         "what of it occurs nowhere in training as a string; unseen emoji were never trained on, as picture or text."
     )
     return section(f"{escape(entry.name)}: both ways", table(names, rows), note=note)

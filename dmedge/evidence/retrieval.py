@@ -58,6 +58,17 @@ def text_to_image_ranks(texts: Floats, images: Floats, match: Ints) -> Ints:
     return ranks
 
 
+def ranks_of_replaced(texts: Floats, replacements: Floats, images: Floats, match: Ints) -> Ints:
+    """As `text_to_image_ranks`, the matching image of each text replaced: row t of [T, D] `replacements`."""
+    ranks = np.empty(len(texts), np.int64)
+    for rows in blocks(len(texts), len(images)):
+        scores = texts[rows] @ images.T  # [b, N]
+        own = np.einsum("td,td->t", texts[rows], replacements[rows])
+        scores[np.arange(len(scores)), match[rows]] = own
+        ranks[rows] = len(images) - _below(scores, own)
+    return ranks
+
+
 def ranks_both_ways(texts: Floats, images: Floats, match: Ints) -> tuple[Ints, Ints, Ints]:
     """Ranks of one gallery of texts and one of images, from a single pass over their scores.
 
@@ -89,12 +100,14 @@ def ranks_both_ways(texts: Floats, images: Floats, match: Ints) -> tuple[Ints, I
 
 
 def top_k(texts: Floats, images: Floats, k: int) -> Ints:
-    """[T, min(k, N)] rows of the best images of every text, in no particular order."""
+    """[T, min(k, N)] rows of the best images of every text, the best first; equals in the order of the gallery."""
     k = min(k, len(images))
     found = np.empty((len(texts), k), np.int64)
     for rows in blocks(len(texts), len(images)):
         scores = texts[rows] @ images.T
-        found[rows] = np.argpartition(scores, len(images) - k, axis=1)[:, len(images) - k :]
+        best = np.sort(np.argpartition(scores, len(images) - k, axis=1)[:, len(images) - k :], axis=1)
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        found[rows] = np.take_along_axis(best, order, axis=1)
     return found
 
 

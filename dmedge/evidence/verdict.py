@@ -26,6 +26,7 @@ class Budget:
     plan_carried_out: float | None = 1.0  # share of the planned modules that are really quantized, at least
     choice_agreement: float | None = 0.95  # of the variants prompts and fused: decisions as the baseline's, at least
     recall_at_10: float | None = None  # text to image, mean over languages, of the artifact itself, at least
+    robustness_drop: float | None = None  # recall lost under perturbations beyond the baseline's loss, at most
     latency_ratio: float | None = None  # of the fp32 bundle for the same target, every program, at most
 
     def __post_init__(self) -> None:
@@ -34,7 +35,7 @@ class Budget:
                 raise ValueError(f"{name} is {limit}; expected a number from 0, or no such line")
 
 
-AT_MOST = frozenset({"program_size_ratio", "parity_error_ratio", "latency_ratio"})
+AT_MOST = frozenset({"program_size_ratio", "parity_error_ratio", "robustness_drop", "latency_ratio"})
 
 
 @dataclass(frozen=True, slots=True)

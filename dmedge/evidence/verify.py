@@ -36,7 +36,9 @@ from dmedge.evidence.measured import (
     write_ranks,
 )
 from dmedge.evidence.parity import check_parity
+from dmedge.evidence.reliability import Reliability, measure_reliability
 from dmedge.evidence.retrieval import Floats
+from dmedge.evidence.trials import compare_heads, compare_robustness, plan_trials, run_baseline_trials, run_trials
 from dmedge.evidence.verdict import Budget
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.patience import patient_progress
@@ -113,6 +115,7 @@ def _verify_choices(
                 fp32_bundle=fp32_bundle,
                 data=data,
                 choices=choices.compare_choices(encoder, theirs, bundle, data),
+                reliability=_heads(encoder, theirs, data, config),
                 parity=check_parity(encoder.session, bundle),
                 coverage=measure_coverage(bundle, encoder.facts()[0]["runtime"]),
                 is_calibration_known=calibration is not None,
@@ -130,6 +133,15 @@ def _verify_choices(
             summary=choices_summary(report),
             target=bundle.manifest.target,
         )
+
+
+def _heads(
+    encoder: Encoder, baseline: Encoder, data: EvalSet, config: VerifyConfig
+) -> Mapping[str, Reliability] | None:
+    """How sure the heads of the variant `fused` are; None of another, whose scores are of labels."""
+    if "fuse_pair" not in encoder.program_names:
+        return None
+    return measure_reliability(encoder, baseline, data, config)
 
 
 def _write_report(path: Path, report: Mapping[str, Any]) -> None:
@@ -157,12 +169,16 @@ def _measure(
             other = stack.enter_context(Encoder(baseline, threads=config.threads, show_progress=False))
             _check_widths(bundle, encoder, other)
         whole = Completed(encoder, other or encoder, lacking)
+        preprocess = (other or encoder).preprocess
         if calibration is not None:
-            check_calibration(calibration, data, (other or encoder).preprocess)
+            check_calibration(calibration, data, preprocess)
         parity = check_parity(encoder.session, bundle)
         mine = _measure_all(whole, data, f"verifying {bundle.name}")
+        trials = plan_trials(data, encoder.program_names, config)
+        my_answers = run_trials(trials, whole, encoder, mine.images, preprocess, bundle.name)
         facts = encoder.facts()[0]
     theirs = measured_baseline or measure_baseline(baseline, data, config.threads)
+    their_answers = run_baseline_trials(trials, baseline, theirs.images, preprocess, config.threads)
     comparison = Comparison(mine.report, theirs.report, config.resamples, config.confidence, config.seed)
     return Measured(
         bundle=bundle,
@@ -171,6 +187,8 @@ def _measure(
         data=data,
         comparison=comparison,
         agreement=agreement(mine, theirs),
+        reliability=compare_heads(trials, my_answers, their_answers, encoder.labels, config),
+        robustness=compare_robustness(trials, my_answers, their_answers, config),
         parity=parity,
         coverage=measure_coverage(bundle, facts["runtime"]),
         is_calibration_known=calibration is not None,
