@@ -12,8 +12,12 @@ import pytest
 from PIL import Image
 
 from dmedge.artifact import Artifact, load_artifact
+from dmedge.compress.calibration import draw_calibration
+from dmedge.compress.recipe import CompressConfig
 from dmedge.data.evalset import EvalSet, emoji_evalset
 from dmedge.data.tokenizer import train_tokenizer
+from dmedge.data.transforms import Preprocess
+from dmedge.errors import DataError
 from dmedge.evidence.accuracy import AccuracyReport, TextImageEncoder, evaluate
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.coverage import measure_coverage
@@ -21,6 +25,7 @@ from dmedge.evidence.measured import judge_retentions
 from dmedge.evidence.parity import check_parity
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.verdict import Budget
+from dmedge.flow.evaluate import evaluate_artifact
 from dmedge.model.checkpoint import WEIGHTS
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
@@ -119,6 +124,17 @@ def test_a_model_that_was_never_quantized_is_caught_even_if_its_bundle_claims_no
     coverage = measure_coverage(silent, "onnxruntime")
     assert coverage is not None
     assert coverage.modules_planned > 10 and coverage.share_carried_out == 0.0
+
+
+# Leakage: what was calibrated on is no evidence, whoever asks
+
+
+def test_eval_refuses_the_pictures_that_were_calibrated_on(int8_checkpoint: Artifact) -> None:
+    preprocess = Preprocess(TINY.image_size)
+    drawn = draw_calibration(CompressConfig(int8=True, ledger_texts=0, calibration_items=4), preprocess)
+    seen = EvalSet("seen", list(drawn.pixels), tuple("abcd"), ("x",), np.zeros(1, np.int64), ("en",))
+    with pytest.raises(DataError, match="4 pictures and 0 novel texts were calibrated on"):
+        evaluate_artifact(int8_checkpoint, seen)
 
 
 # Accuracy: a trained model, on pictures that it never saw
