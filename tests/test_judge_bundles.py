@@ -1,5 +1,6 @@
 """The judge on trial with real programs: whatever was done to them on the way is caught by what looks for it."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,15 +13,13 @@ import pytest
 from PIL import Image
 
 from dmedge.artifact import Artifact, load_artifact
-from dmedge.compress.calibration import draw_calibration
-from dmedge.compress.recipe import CompressConfig
 from dmedge.data.evalset import EvalSet, emoji_evalset
 from dmedge.data.tokenizer import train_tokenizer
-from dmedge.data.transforms import Preprocess
 from dmedge.errors import DataError
 from dmedge.evidence.accuracy import AccuracyReport, TextImageEncoder, evaluate
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.coverage import measure_coverage
+from dmedge.evidence.leakage import CALIBRATION
 from dmedge.evidence.measured import judge_retentions
 from dmedge.evidence.parity import check_parity
 from dmedge.evidence.retrieval import Floats
@@ -129,12 +128,14 @@ def test_a_model_that_was_never_quantized_is_caught_even_if_its_bundle_claims_no
 # Leakage: what was calibrated on is no evidence, whoever asks
 
 
-def test_eval_refuses_the_pictures_that_were_calibrated_on(int8_checkpoint: Artifact) -> None:
-    preprocess = Preprocess(TINY.image_size)
-    drawn = draw_calibration(CompressConfig(int8=True, ledger_texts=0, calibration_items=4), preprocess)
-    seen = EvalSet("seen", list(drawn.pixels), tuple("abcd"), ("x",), np.zeros(1, np.int64), ("en",))
-    with pytest.raises(DataError, match="4 pictures and 0 novel texts were calibrated on"):
-        evaluate_artifact(int8_checkpoint, seen)
+def test_eval_refuses_the_pictures_that_were_calibrated_on(int8_checkpoint: Artifact, tmp_path: Path) -> None:
+    pictures = list(np.random.default_rng(0).integers(0, 256, (4, TINY.image_size, TINY.image_size, 3), np.uint8))
+    items = [{"pixels_sha256": hashlib.sha256(p.tobytes()).hexdigest(), "text_sha256": ""} for p in pictures[:3]]
+    record = json.dumps({"data": "mine", "items": items})
+    fitted = altered(int8_checkpoint, tmp_path / "fitted", lambda root: (root / CALIBRATION).write_text(record))
+    data = EvalSet("seen", pictures, tuple("abcd"), ("x",), np.zeros(1, np.int64), ("en",))
+    with pytest.raises(DataError, match=r"3 pictures and 0 novel texts were calibrated on \(mine\)"):
+        evaluate_artifact(fitted, data)
 
 
 # Accuracy: a trained model, on pictures that it never saw
