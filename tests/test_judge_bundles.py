@@ -155,7 +155,7 @@ def names() -> EvalSet:
     fewer = whole.subset(kept)
     return replace(
         fewer,
-        images=[whole.images[place] for place in places],
+        images=[whole.images[place] for place in places.tolist()],
         clusters=tuple(whole.clusters[place] for place in places),
         text_image=np.searchsorted(places, fewer.text_image),
     )
@@ -212,7 +212,7 @@ def weights_changed(name: str, change: Change) -> Callable[[Path], None]:
     return change_file
 
 
-WOUNDS = {
+WOUNDS: dict[str, tuple[str, Change]] = {
     "colours swapped": ("image.stem.conv.weight", lambda weight: weight[:, ::-1]),
     "vocabulary shuffled": ("text.token.weight", lambda weight: weight[np.random.default_rng(0).permutation(12000)]),
     "a layer of zeros": ("image.blocks.3.second.conv.weight", np.zeros_like),
@@ -229,7 +229,7 @@ def test_accuracy_catches_even_what_was_there_before_the_export(
     is_image = tensor.startswith("image.")
     known = {"known_texts": baseline.sides.known_texts} if is_image else {"known_images": baseline.sides.known_images}
     with Encoder(damaged, show_progress=False) as encoder:
-        found = verdicts(Sides(encoder, **known), baseline, names)  # type: ignore[arg-type]
+        found = verdicts(Sides(encoder, **known), baseline, names)
     assert found["macro_recall_at_10_retention"] == "fail"
 
 

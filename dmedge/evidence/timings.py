@@ -93,8 +93,10 @@ def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int)
 def _checked_parity(artifact: Artifact, opened: Encoder) -> ParityReport:
     with opened as encoder:
         session = encoder.session
-        is_browser = isinstance(session, BrowserSession)  # whose loader makes pixels and token ids too
-        parity = check_in_browser(session, artifact) if is_browser else check_parity(session, artifact)
+        if isinstance(session, BrowserSession):  # whose loader makes pixels and token ids too
+            parity = check_in_browser(session, artifact)
+        else:
+            parity = check_parity(session, artifact)
     if parity.error_ratio > 1:
         raise VerifyError(
             f"{artifact.root}: its outputs are {parity.error_ratio:.3g} times the tolerance away from the golden "
