@@ -67,10 +67,13 @@ def take_timings(
     def open_side(side: str) -> Encoder:
         return Encoder(sides[side], threads=config.threads, runtime=runtime, device=device)
 
-    parity = {side: _checked_parity(artifact, open_side(side)) for side, artifact in sides.items()}
+    parity: dict[str, ParityReport] = {}
     with open_side("artifact") as encoder:
+        parity["artifact"] = _parity(sides["artifact"], encoder)
         workload = draw_workload(data, encoder)
         front = time_front_end(workload, encoder) if device is None else {}
+    with open_side("fp32") as encoder:
+        parity["fp32"] = _parity(sides["fp32"], encoder)
     starts = _time_starts(open_side, list(sides), workload, config.repeats)
     with ExitStack() as stack:
         mine, theirs = (stack.enter_context(open_side(side)) for side in ("artifact", "fp32"))
@@ -90,13 +93,12 @@ def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int)
     return found
 
 
-def _checked_parity(artifact: Artifact, opened: Encoder) -> ParityReport:
-    with opened as encoder:
-        session = encoder.session
-        if isinstance(session, BrowserSession):  # whose loader makes pixels and token ids too
-            parity = check_in_browser(session, artifact)
-        else:
-            parity = check_parity(session, artifact)
+def _parity(artifact: Artifact, encoder: Encoder) -> ParityReport:
+    session = encoder.session
+    if isinstance(session, BrowserSession):  # whose loader makes pixels and token ids too
+        parity = check_in_browser(session, artifact)
+    else:
+        parity = check_parity(session, artifact)
     if parity.error_ratio > 1:
         raise VerifyError(
             f"{artifact.root}: its outputs are {parity.error_ratio:.3g} times the tolerance away from the golden "
