@@ -1,6 +1,6 @@
 """dmedge verify: a bundle against its float baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,7 @@ def read_budget(recipe: str | None, limits: tuple[str, ...]) -> "Budget":
     return load_config(Budget, apply_overrides(table, limits), where="budget")
 
 
-def fail_on(report: Mapping[str, Any]) -> None:
+def fail_on(report: dict[str, Any]) -> None:
     """Raise if a budget failed.
 
     Raises:
@@ -146,7 +146,7 @@ def fail_on(report: Mapping[str, Any]) -> None:
         raise VerifyError(f"budget failed: {lines}; see dmedge report, or change it with --budget")
 
 
-def _print_report(report: Mapping[str, Any], evidence: Artifact) -> None:
+def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
     click.echo(budget_table(report["budgets"]))
     if "choices" in report:
         _print_choices(report)
@@ -156,7 +156,7 @@ def _print_report(report: Mapping[str, Any], evidence: Artifact) -> None:
     click.echo(evidence.root)
 
 
-def _print_choices(report: Mapping[str, Any]) -> None:
+def _print_choices(report: dict[str, Any]) -> None:
     rows = [
         [name, f"{row['n']:,}", *(_number(row[key]) for key in ("agreement", "accuracy", "baseline_accuracy"))]
         for name, row in report["choices"].items()
@@ -166,7 +166,7 @@ def _print_choices(report: Mapping[str, Any]) -> None:
     click.echo(f"truth known of {', '.join(f'{n:,} ({name})' for name, n in known.items())}; {report['data']['name']}")
 
 
-def _print_recall(report: Mapping[str, Any]) -> None:
+def _print_recall(report: dict[str, Any]) -> None:
     data, macro = report["data"], report["macro"]["text_to_image"]
     worst = report["worst_language"]
     row = report["languages"][worst]

@@ -21,6 +21,7 @@ FLAGS = {  # setting of a stage -> its option, where it is not the default
     "rounds": ("--rounds", 50),
     "runtime": ("--runtime", None),
     "threads": ("--threads", 1),
+    "robustness": ("--robustness", False),
 }
 
 
@@ -149,7 +150,7 @@ def _command(manifest: Manifest, entry: Judged, collection: Collection) -> str:
         if key == "data":
             value = "emoji" if str(value).startswith("emoji") else str(value).removeprefix("folder/")
         if value != default:
-            words += [flag, str(value)]
+            words += [flag] if value is True else [flag, str(value)]
     budget = manifest.config.get("budget")
     defaults = asdict(Budget())
     for key, limit in budget.items() if isinstance(budget, Mapping) else ():

@@ -1,7 +1,7 @@
 """Several bundles judged one after another, each with evidence of its own, and what became of them side by side."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class Proof:
 
     bundle: Artifact
     evidence: Artifact
-    report: Mapping[str, Any]
+    report: dict[str, Any]
 
     @property
     def standing(self) -> Standing:
