@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dmedge.artifact import Artifact, load_artifact, new_artifact
+from dmedge.artifact import Artifact, load_artifact
 from dmedge.compress.calibration import draw_calibration
 from dmedge.compress.recipe import CompressConfig
 from dmedge.data.evalset import EvalSet
@@ -25,6 +24,7 @@ from dmedge.evidence.robustness import NAMES
 from dmedge.evidence.verdict import Budget
 from dmedge.evidence.verify import measure_baseline, verify_bundle
 from dmedge.runtime.session import open_session
+from tests.forged import altered
 from tests.proven_bundles import (
     BENCH,
     LANGUAGES,
@@ -50,27 +50,6 @@ __all__ = [
 def read(evidence: Artifact) -> dict[str, Any]:
     table: dict[str, Any] = json.loads(evidence.file("verify.json").read_text(encoding="utf-8"))
     return table
-
-
-def altered(
-    bundle: Artifact, out: Path, change: Callable[[Path], object], precision: Mapping[str, str] | None = None
-) -> Artifact:
-    """A copy of `bundle` with other files or another plan, and a manifest that vouches for it."""
-    manifest = bundle.manifest
-    with new_artifact(out) as draft:
-        shutil.copytree(bundle.root, draft.path, dirs_exist_ok=True)
-        (draft.path / "manifest.json").unlink()
-        change(draft.path)
-        return draft.finish(
-            kind="bundle",
-            stage="export",
-            config={},
-            parents=manifest.parents,
-            programs=manifest.programs,
-            precision=precision or manifest.precision,
-            summary=manifest.summary,
-            target=manifest.target,
-        )
 
 
 def test_evidence_has_the_promised_keys(

@@ -9,7 +9,7 @@ import pytest
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.environment import tool_versions
-from dmedge.errors import ArtifactError, ConfigError, DataError
+from dmedge.errors import ArtifactError, DataError
 from dmedge.export import bundle as export_module
 from dmedge.flow.prove import (
     BenchConfig,
@@ -130,7 +130,7 @@ def test_nothing_is_exported_for_a_place_that_is_taken(baseline: Artifact, tmp_p
         verify(bundle, VerifyConfig(), tmp_path, baseline=baseline)
     with pytest.raises(ArtifactError, match="exists already"):
         bench(bundle, BenchConfig(), tmp_path, baseline=baseline)
-    with pytest.raises(ConfigError, match="does not time browsers yet"):
+    with pytest.raises(ArtifactError, match="expected a bundle for browsers"):
         bench(bundle, BenchConfig(device="web"), tmp_path / "out", baseline=baseline)
     assert exported == []
 

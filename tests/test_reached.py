@@ -19,7 +19,7 @@ from dmedge.devices.names import find_device
 from dmedge.devices.protocol import Device
 from dmedge.devices.remote import machine_of, remote_facts
 from dmedge.devices.ssh import CONFIG, SshDevice
-from dmedge.errors import ConfigError, DmedgeError
+from dmedge.errors import ArtifactError, ConfigError, DmedgeError
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.devices import prove_on
 from dmedge.evidence.verdict import Budget
@@ -249,6 +249,8 @@ def test_a_battery_tells_its_state() -> None:
     assert battery_facts("") is None
 
 
-def test_a_benchmark_needs_a_device_with_time(onnx_bundle: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not time browsers yet"):
+def test_a_benchmark_needs_a_device_with_time_that_runs_the_bundle(onnx_bundle: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is emulated"):
+        bench(onnx_bundle, BenchConfig(device="qemu:cortex-a76"), tmp_path / "out", budget=Budget())
+    with pytest.raises(ArtifactError, match="expected a bundle for browsers"):
         bench(onnx_bundle, BenchConfig(device="web"), tmp_path / "out", budget=Budget())

@@ -14,21 +14,26 @@ from PIL import Image
 
 from dmedge.artifact import Artifact, program_bytes
 from dmedge.cli.main import cli
+from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import BrowserPage
 from dmedge.devices.loopback import LoopbackServer
 from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
 from dmedge.errors import ArtifactError, DmedgeError
+from dmedge.evidence.bench import bench_bundle
 from dmedge.evidence.browser import check_in_browser, open_browser_session, prove_in_browser
+from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import check_parity
+from dmedge.evidence.verdict import Budget
 from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.runtime.browser_session import BrowserSession
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
 from tests.conftest import MakeArtifact
+from tests.proven_bundles import data, pictures
 from tests.tiny_bundles import CONFIG, example_inputs, int4_checkpoint, int8_checkpoint, tiny_checkpoint
 
-__all__ = ["int4_checkpoint", "int8_checkpoint", "tiny_checkpoint"]  # fixtures
+__all__ = ["data", "int4_checkpoint", "int8_checkpoint", "pictures", "tiny_checkpoint"]  # fixtures
 
 IMAGE_ERROR = {"float": 1e-5, "int8": 0.03, "int4": 0.03}  # relative to the largest value
 CHECKPOINTS = {"float": "tiny_checkpoint", "int8": "int8_checkpoint", "int4": "int4_checkpoint"}
@@ -120,6 +125,29 @@ def test_the_command_replays_the_pack_in_chromium(bundles: Bundles) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["conforms"] and ", Chromium " in found["runtime"]["version"]
+
+
+@pytest.mark.slow
+def test_a_benchmark_in_chromium_says_whose_figures_these_are(
+    bundles: Bundles, tiny_checkpoint: Artifact, data: EvalSet, tmp_path: Path
+) -> None:
+    config, budget = BenchConfig(device="web", rounds=2, repeats=1), Budget(latency_ratio=1000.0)
+    place = tmp_path / "bench"
+    evidence = bench_bundle(
+        bundles["int8"], bundles["float"], tiny_checkpoint, place, data=data, config=config, budget=budget
+    )
+    report = json.loads(evidence.file("bench.json").read_text("utf-8"))
+    assert re.fullmatch(r"headless Chromium [\d.]+ on this host, not a phone", report["label"])
+    assert report["runtime"]["threads"] == 1 and report["device"] == "web"
+    assert set(report["programs"]) == {"encode_image", "encode_text", "encode_text_longest", "fuse"}
+    for side in ("artifact", "fp32"):
+        assert report["parity"][side]["error_ratio"] <= 1 and report["parity"][side]["texts"] > 0
+        assert report["start"][side]["load_ms"] > 0
+        assert report["start"][side]["peak_rss_bytes"] > report["start"][side]["base_rss_bytes"] > 10_000_000
+    assert report["front_end"] == {}  # an app in the browser does that, not this process
+    with np.load(evidence.file("samples.npz")) as samples:
+        assert samples["encode_text_artifact_ns"].shape[0] == 2 and (samples["encode_text_fp32_ns"] >= 0).all()
+    assert [line["verdict"] for line in report["budgets"]] == ["not enough data"]  # two rounds decide nothing
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from dmedge.cli.verify import (
     budget_option,
     budget_table,
     fail_on,
+    junit_option,
     read_budget,
     recipe_option,
     runtime_option,
@@ -33,6 +34,7 @@ from dmedge.cli.verify import (
 @click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
 @recipe_option
 @budget_option
+@junit_option
 @out_option
 @json_option
 def bench(
@@ -40,6 +42,7 @@ def bench(
     baseline: Artifact | None,
     recipe: str | None,
     limits: tuple[str, ...],
+    junit: Path | None,
     out: Path | None,
     as_json: bool,
     **settings: Any,
@@ -48,6 +51,7 @@ def bench(
 
     BUNDLE is the newest under runs/ unless it is named. The fp32 bundle is exported once and kept.
     """
+    from dmedge.flow.junit import write_junit
     from dmedge.flow.prove import BenchConfig
     from dmedge.flow.prove import bench as prove
 
@@ -57,10 +61,9 @@ def bench(
         chosen, config, out or chosen.sibling("bench"), baseline=baseline, budget=read_budget(recipe, limits)
     )
     report = json.loads(evidence.file("bench.json").read_text(encoding="utf-8"))
-    if as_json:
-        print_json(report)
-    else:
-        _print_report(report, evidence)
+    if junit is not None:
+        write_junit(junit, [(chosen.name, report)], stage="bench")
+    print_json(report) if as_json else _print_report(report, evidence)
     fail_on(report)
 
 

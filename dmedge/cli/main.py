@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": ("dmedge.cli.verify:verify", "Judge a bundle against its baseline; exit 3 if it fails."),
     "conform": ("dmedge.cli.conform:conform", "Replay the golden inputs of a bundle; check its signature."),
     "bench": ("dmedge.cli.bench:bench", "Time a bundle beside its full-precision twin."),
+    "compare": ("dmedge.cli.compare:compare", "Find the best of several runs by size, recall and latency."),
     "report": ("dmedge.cli.report:report", "Write all evidence into one HTML page."),
     "eval": ("dmedge.cli.eval:evaluate", "Measure retrieval in every language."),
     "search": ("dmedge.cli.search:search", "Find images by a word in any language."),

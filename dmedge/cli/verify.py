@@ -1,6 +1,6 @@
 """dmedge verify: a bundle against its float baseline."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from dmedge.errors import VerifyError
 
 if TYPE_CHECKING:
     from dmedge.evidence.verdict import Budget
+    from dmedge.flow.prove_each import Proof
 
 baseline_option = click.option(
     "--baseline", type=ArtifactParam("checkpoint"), help="Float checkpoint [default: the eldest it was made from]."
@@ -29,8 +30,16 @@ budget_option = click.option(
 )
 
 
+junit_option = click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the budgets as JUnit XML too, one test case for each.",
+)
+
+
 @click.command()
-@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@click.argument("bundles", type=ArtifactParam("bundle"), nargs=-1)
 @baseline_option
 @recipe_option
 @budget_option
@@ -41,37 +50,76 @@ budget_option = click.option(
 @runtime_option
 @click.option("--robustness", is_flag=True, help="Perturb pictures and texts as well; takes minutes more.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the work.")
+@junit_option
 @out_option
 @json_option
 def verify(
-    bundle: Artifact | None,
+    bundles: tuple[Artifact, ...],
     baseline: Artifact | None,
     recipe: str | None,
     limits: tuple[str, ...],
+    junit: Path | None,
     out: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Judge BUNDLE on its real runtime against the float checkpoint it came from.
+    """Judge BUNDLES on their real runtimes against the float checkpoint they came from.
 
-    BUNDLE is the newest under runs/ unless it is named. The evidence is written beside it.
+    The newest under runs/ is judged unless some are named. The evidence of each is written beside it, or
+    into --out; several end in one table.
 
     Exits with 3 if a budget failed. `not enough data` is no failure: it exits with 0 and says so.
     """
-    from dmedge.flow.prove import VerifyConfig
-    from dmedge.flow.prove import verify as prove
+    from dmedge.flow.junit import write_junit
+    from dmedge.flow.prove_each import VerifyConfig, places_of, verify_each
 
-    chosen = bundle or default_artifact("bundle")
-    config = VerifyConfig(**settings)
-    evidence = prove(
-        chosen, config, out or chosen.sibling("verify"), baseline=baseline, budget=read_budget(recipe, limits)
-    )
-    report = json.loads(evidence.file("verify.json").read_text(encoding="utf-8"))
-    if as_json:
-        print_json(report)
-    else:
-        _print_report(report, evidence)
-    fail_on(report)
+    chosen = bundles or (default_artifact("bundle"),)
+    config, places = VerifyConfig(**settings), places_of(chosen, out, "verify")
+    proofs = verify_each(chosen, config, places, baseline=baseline, budget=read_budget(recipe, limits))
+    if junit is not None:
+        write_junit(junit, [(proof.bundle.name, proof.report) for proof in proofs], stage="verify")
+    _print_json(proofs) if as_json else _print_proofs(proofs)
+    fail_on_any(proofs)
+
+
+def _print_json(proofs: Sequence["Proof"]) -> None:
+    """One object for one bundle, a list for several."""
+    reports = [proof.report for proof in proofs]
+    print_json(reports[0] if len(reports) == 1 else reports)
+
+
+def _print_proofs(proofs: Sequence["Proof"]) -> None:
+    for proof in proofs:
+        if len(proofs) > 1:
+            click.echo(f"{proof.bundle.root}")
+        _print_report(proof.report, proof.evidence)
+    if len(proofs) > 1:
+        click.echo(standing_table(proofs))
+
+
+def standing_table(proofs: Sequence["Proof"]) -> str:
+    """One row for every bundle."""
+    from dmedge.evidence.standing import kept_text
+
+    rows = []
+    for row in (proof.standing for proof in proofs):
+        worst = "" if row.worst_kept is None else f"{row.worst_language} {row.worst_kept:.1%}"
+        rows.append([row.name, f"{row.program_bytes / 1e6:.2f} MB", kept_text(row.kept), worst, row.verdict])
+    return text_table(["artifact", "programs", "recall@10 kept", "worst language", "verdict"], rows)
+
+
+def fail_on_any(proofs: Sequence["Proof"]) -> None:
+    """Raise if a budget of any bundle failed.
+
+    Raises:
+        VerifyError: one did; of several bundles the message names those that failed.
+    """
+    if len(proofs) == 1:
+        fail_on(proofs[0].report)
+    failed = [proof for proof in proofs if proof.report["verdict"] == "fail"]
+    if failed:
+        words = "; ".join(f"{proof.bundle.root} ({', '.join(proof.failed)})" for proof in failed)
+        raise VerifyError(f"budget failed: {words}; see dmedge report, or change it with --budget")
 
 
 def read_budget(recipe: str | None, limits: tuple[str, ...]) -> "Budget":

@@ -6,13 +6,26 @@ import shutil
 import threading
 import weakref
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
+from dmedge.devices.local import local_facts
 from dmedge.errors import DmedgeError, require
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 START_S = 60.0
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserDevice:
+    """Headless Chromium on this machine, which runs bundles of the target web by the loader that they carry."""
+
+    name: ClassVar[str] = "web"
+
+    def facts(self) -> dict[str, object]:
+        """Facts of the machine that the browser runs on."""
+        return local_facts()
 
 
 def find_chromium() -> str:

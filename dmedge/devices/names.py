@@ -6,6 +6,7 @@ from pathlib import Path
 from dmedge.config import near_match
 from dmedge.devices.adb import FORM as ADB_FORM
 from dmedge.devices.adb import AdbDevice
+from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.emulated import CPUS, EmulatedDevice
 from dmedge.devices.local import LocalDevice
 from dmedge.devices.protocol import Device
@@ -20,7 +21,7 @@ REACHED = {
 }
 EMULATED = {f"qemu:{cpu}": f"emulated arm64, {facts.description}; parity, no times" for cpu, facts in CPUS.items()}
 
-WEB = "web"  # headless Chromium, which runs bundles of the target web alone
+WEB = BrowserDevice.name  # headless Chromium, which runs bundles of the target web alone
 
 _MAKERS: Mapping[str, Callable[[], Device]] = {
     "local": LocalDevice,
@@ -71,13 +72,24 @@ def check_device(name: str) -> str:
     Raises:
         ConfigError: they cannot.
     """
-    if name == WEB:
-        raise ConfigError(
-            f"device {WEB!r}: bench does not time browsers yet; expected local, ssh: or adb:; choose one of them"
-        )
-    if not find_device(name).can_time:
+    if name != WEB and not find_device(name).can_time:
         raise ConfigError(str(no_times(name)))
     return name
+
+
+def timing_device(name: str, runner: Path | None = None) -> Device | BrowserDevice | None:
+    """Where programs are timed; None is this machine, by the Python package of a runtime.
+
+    Raises:
+        ConfigError: there is no such device, it has no time, or it takes no runner.
+    """
+    check_device(name)
+    if name == WEB:
+        if runner is not None:
+            raise ConfigError(f"{name}: takes no runner of its own; expected {ADB_FORM}; leave it out")
+        return BrowserDevice()
+    found = find_device(name, runner)
+    return None if found.name == LocalDevice.name else found
 
 
 def no_times(name: str) -> DmedgeError:

@@ -12,7 +12,8 @@ import numpy as np
 
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.evidence.baseline import FLOAT, RUNS
-from dmedge.lineage import trace_lineage
+from dmedge.lineage import Ancestor, trace_lineage
+from dmedge.variants import variant_of
 
 WEIGHTS = "model.safetensors"
 POINT = "_point"  # ends the names of modules that only mark an activation, and hold no weight
@@ -50,15 +51,14 @@ def measure_coverage(bundle: Artifact, runtime: str) -> Coverage | None:
     Raises:
         ArtifactError: the checkpoint is damaged.
     """
-    planned = {
-        name for name, scheme in bundle.manifest.precision.items() if scheme not in FLOAT and not name.endswith(POINT)
-    }
+    parent = _parent(bundle)
+    planned = {name for name, scheme in _plan(bundle, parent).items() if scheme not in FLOAT}
+    planned = {name for name in planned if not name.endswith(POINT)}
     found: set[str] = set()
     if planned:
-        checkpoint = _checkpoint(bundle)
-        if checkpoint is None:
+        if parent is None or parent.root is None:
             return None
-        integers = _integers(checkpoint)
+        integers = _integers(load_artifact(parent.root, kind="checkpoint"))
         programs = [bundle.file(name).read_bytes() for name in sorted(_program_files(bundle, runtime))]
         planned -= {name for name in planned if name in integers and integers[name].nbytes < LEAST_BYTES}
         found = {name for name in planned if name in integers and _is_in(integers[name], programs)}
@@ -73,12 +73,18 @@ def measure_coverage(bundle: Artifact, runtime: str) -> Coverage | None:
     )
 
 
-def _checkpoint(bundle: Artifact) -> Artifact | None:
-    parents = [ancestor for ancestor in trace_lineage(bundle, (RUNS,)) if ancestor.depth == 1]
-    for parent in parents:
-        if parent.root is not None and parent.manifest is not None and parent.manifest.kind == "checkpoint":
-            return load_artifact(parent.root, kind="checkpoint")
+def _parent(bundle: Artifact) -> Ancestor | None:
+    """The checkpoint that the bundle was exported from, if it is found."""
+    for ancestor in trace_lineage(bundle, (RUNS,)):
+        if ancestor.depth == 1 and ancestor.manifest is not None and ancestor.manifest.kind == "checkpoint":
+            return ancestor
     return None
+
+
+def _plan(bundle: Artifact, parent: Ancestor | None) -> dict[str, str]:
+    """Module -> scheme: what the bundle says, and of all programs what its checkpoint asks for, said or not."""
+    asked = parent.manifest.precision if parent is not None and parent.manifest is not None else {}
+    return {**bundle.manifest.precision, **(asked if variant_of(bundle.manifest) == "full" else {})}
 
 
 def _integers(checkpoint: Artifact) -> dict[str, np.ndarray[Any, Any]]:

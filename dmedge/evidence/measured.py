@@ -10,7 +10,7 @@ import numpy as np
 from dmedge.artifact import Artifact, download_bytes, program_bytes
 from dmedge.data.evalset import EvalSet
 from dmedge.environment import host_facts
-from dmedge.evidence.accuracy import DIRECTIONS
+from dmedge.evidence.accuracy import DIRECTIONS, Direction
 from dmedge.evidence.agreement import Agreement
 from dmedge.evidence.choices import Choices
 from dmedge.evidence.comparison import JUDGED_K, Comparison
@@ -26,6 +26,10 @@ from dmedge.runtime.session import SessionFacts
 from dmedge.variants import variant_of
 
 REPORT, RANKS = "verify.json", "ranks.npz"
+RETENTIONS: Mapping[Direction, tuple[str, str]] = {  # budget lines of the mean over languages and of the worst one
+    "text_to_image": ("macro_recall_at_10_retention", "worst_language_retention"),
+    "image_to_text": ("image_to_text_retention", "worst_image_to_text_retention"),
+}
 UNBOUNDED = 1e6  # stands for an error without bounds, which JSON cannot write
 
 
@@ -70,19 +74,28 @@ class Decided(Checked):
 
 def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
     """One line for every limit that verification can judge, in the order of `Budget`."""
-    kept = measured.comparison.judged["text_to_image"]
-    lines = []
-    if (limit := budget.macro_recall_at_10_retention) is not None:
-        lines.append(judge_retention("macro_recall_at_10_retention", limit, kept.macro))
-    if (limit := budget.worst_language_retention) is not None:
-        n = len(kept.languages)
-        lines.append(judge_retention("worst_language_retention", limit, kept.worst, languages=n))
-    lines += judge_checked(measured, budget)
+    lines = judge_retentions(measured.comparison, budget) + judge_checked(measured, budget)
     if (limit := budget.recall_at_10) is not None:
-        found = kept.artifact
+        found = measured.comparison.judged["text_to_image"].artifact
         lines.append(judge("recall_at_10", limit, found.value, found.low, found.high))
     if (limit := budget.robustness_drop) is not None:
         lines.append(judge_robustness(measured.robustness, limit))
+    return lines
+
+
+def judge_retentions(comparison: Comparison, budget: Budget) -> list[BudgetLine]:
+    """What is kept of recall at 10, on the mean and in the worst language, by text and by picture.
+
+    The two directions are judged apart: a text that comes too near to every picture spoils the answers to
+    pictures, and is no worse found itself.
+    """
+    lines = []
+    for direction, (mean, worst) in RETENTIONS.items():
+        kept = comparison.judged[direction]
+        if (limit := getattr(budget, mean)) is not None:
+            lines.append(judge_retention(mean, limit, kept.macro))
+        if (limit := getattr(budget, worst)) is not None:
+            lines.append(judge_retention(worst, limit, kept.worst, languages=len(kept.languages)))
     return lines
 
 

@@ -23,9 +23,27 @@ def write_report(place: Path, out: Path) -> Path:
     Raises:
         ArtifactError: `out` exists, or there is no evidence.
     """
+    check_new(out)
+    return write_page(render(collect(place)), out)
+
+
+def check_new(out: Path) -> None:
+    """Refuse a file that exists, before any work.
+
+    Raises:
+        ArtifactError: it does.
+    """
     if out.exists():
         raise ArtifactError(f"{out}: exists already; expected a new file; choose another --out or remove it")
-    page = render(collect(place))
+
+
+def write_page(page: str, out: Path) -> Path:
+    """Write a text to the new file `out`, whole or not at all.
+
+    Raises:
+        ArtifactError: `out` exists.
+    """
+    check_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.tmp-") as folder:
         draft = Path(folder) / out.name
@@ -56,10 +74,20 @@ def render(collection: Collection) -> str:
         lineage(collection),
         method(collection),
     ]
+    return page_html(collection.title, "".join(sections))
+
+
+def page_html(title: str, body: str) -> str:
+    """A whole document in the style of the report.
+
+    Args:
+        title: plain text.
+        body: HTML.
+    """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(collection.title)} · dmedge evidence</title><style>{STYLE}</style></head>"
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
+        f"<title>{escape(title)} · dmedge evidence</title><style>{STYLE}</style></head>"
+        f"<body><main>{body}</main></body></html>\n"
     )

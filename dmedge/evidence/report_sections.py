@@ -24,6 +24,8 @@ from dmedge.evidence.verdict import AT_MOST
 BUDGET_NAMES = {
     "macro_recall_at_10_retention": "recall@10 kept, mean over languages",
     "worst_language_retention": "recall@10 kept, worst language",
+    "image_to_text_retention": "recall@10 kept by picture, mean over languages",
+    "worst_image_to_text_retention": "recall@10 kept by picture, worst language",
     "program_size_ratio": "program size over fp32",
     "parity_error_ratio": "greatest output error over its tolerance",
     "plan_carried_out": "share of the quantization plan carried out",

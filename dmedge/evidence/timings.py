@@ -12,9 +12,11 @@ from typing import Any
 
 from dmedge.artifact import Artifact
 from dmedge.data.evalset import EvalSet
+from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.local import local_facts
 from dmedge.devices.protocol import Device
 from dmedge.errors import VerifyError
+from dmedge.evidence.browser import check_in_browser
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.latency import Nanoseconds, Paired, measure
 from dmedge.evidence.parity import ParityReport, check_parity
@@ -28,6 +30,7 @@ from dmedge.evidence.workload import (
     time_front_end,
 )
 from dmedge.logs import progress
+from dmedge.runtime.browser_session import BrowserSession
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import runtime_of
 
@@ -45,12 +48,13 @@ class Timings:
 
 
 def take_timings(
-    sides: Mapping[str, Artifact], data: EvalSet, config: BenchConfig, device: Device | None = None
+    sides: Mapping[str, Artifact], data: EvalSet, config: BenchConfig, device: Device | BrowserDevice | None = None
 ) -> Timings:
     """Measure the two bundles in `sides`, "artifact" and "fp32".
 
     Args:
-        device: where they run, by native runners [default: here, by the Python package of their runtime].
+        device: where they run, by native runners or in a browser [default: here, by the Python package of their
+            runtime].
 
     Raises:
         DmedgeError: the device is not reached, or went away.
@@ -63,10 +67,13 @@ def take_timings(
     def open_side(side: str) -> Encoder:
         return Encoder(sides[side], threads=config.threads, runtime=runtime, device=device)
 
-    parity = {side: _checked_parity(artifact, open_side(side)) for side, artifact in sides.items()}
+    parity: dict[str, ParityReport] = {}
     with open_side("artifact") as encoder:
+        parity["artifact"] = _parity(sides["artifact"], encoder)
         workload = draw_workload(data, encoder)
         front = time_front_end(workload, encoder) if device is None else {}
+    with open_side("fp32") as encoder:
+        parity["fp32"] = _parity(sides["fp32"], encoder)
     starts = _time_starts(open_side, list(sides), workload, config.repeats)
     with ExitStack() as stack:
         mine, theirs = (stack.enter_context(open_side(side)) for side in ("artifact", "fp32"))
@@ -86,9 +93,12 @@ def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int)
     return found
 
 
-def _checked_parity(artifact: Artifact, opened: Encoder) -> ParityReport:
-    with opened as encoder:
-        parity = check_parity(encoder.session, artifact)
+def _parity(artifact: Artifact, encoder: Encoder) -> ParityReport:
+    session = encoder.session
+    if isinstance(session, BrowserSession):  # whose loader makes pixels and token ids too
+        parity = check_in_browser(session, artifact)
+    else:
+        parity = check_parity(session, artifact)
     if parity.error_ratio > 1:
         raise VerifyError(
             f"{artifact.root}: its outputs are {parity.error_ratio:.3g} times the tolerance away from the golden "

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 from dmedge.evidence.bootstrap import Estimate
+from dmedge.evidence.config import CONFIDENCE
 
 Verdict = Literal["pass", "fail", "not enough data"]
 
@@ -21,6 +23,8 @@ class Budget:
 
     macro_recall_at_10_retention: float | None = 0.98  # text to image, mean over languages, at least
     worst_language_retention: float | None = 0.95  # text to image recall at 10, every language, at least
+    image_to_text_retention: float | None = 0.98  # image to text recall at 10, mean over languages, at least
+    worst_image_to_text_retention: float | None = 0.95  # image to text recall at 10, every language, at least
     program_size_ratio: float | None = 0.30  # of the fp32 programs for the same target, at most
     parity_error_ratio: float | None = 1.0  # greatest error over its tolerance, at most
     plan_carried_out: float | None = 1.0  # share of the planned modules that are really quantized, at least
@@ -96,6 +100,22 @@ def hits_needed(limit: float, languages: int = 1) -> int:
     """Least number of baseline hits (in each language) on which a retention limit can pass."""
     loss = max(1.0 - limit, 0.01)  # no sample could show that nothing at all is lost
     return math.ceil(math.log(languages / _MISS) / loss - 1e-9)
+
+
+def hits_to_fail(limit: float, kept: float, languages: int = 1, *, chance: float = 0.9) -> int:
+    """Least number of independent baseline hits (in each language) that show a retention `kept` below `limit`.
+
+    By the normal approximation: the interval of the loss must stay clear of the limit in `chance` of all samples.
+    Hits on one picture are not independent of each other, so real data needs more.
+
+    Raises:
+        ValueError: `kept` is not below `limit`, which no sample can show.
+    """
+    if not 0 < kept < limit:
+        raise ValueError(f"kept {kept}, limit {limit}; expected a retention between 0 and the limit")
+    normal = NormalDist()
+    reach = normal.inv_cdf(1 - (1 - CONFIDENCE) / 2 / languages) + normal.inv_cdf(chance)
+    return math.ceil(reach**2 * kept * (1 - kept) / (limit - kept) ** 2)
 
 
 def overall(lines: Sequence[BudgetLine]) -> Verdict:

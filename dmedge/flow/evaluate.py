@@ -54,6 +54,7 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
 
     Raises:
         ArtifactError: the artifact holds nothing to run, or is of a variant without one of the encoders.
+        DataError: the artifact was calibrated on the data.
         VerifyError: an embedding is not finite, or not of unit length.
     """
     if artifact.manifest.kind == "evidence":
@@ -61,10 +62,14 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
     check_both_encoders(artifact)
     from dmedge.evidence.accuracy import measure
     from dmedge.evidence.fusion import evaluate_fusion
+    from dmedge.evidence.leakage import check_calibration, find_calibration
     from dmedge.runtime.encoder import Encoder
     from dmedge.runtime.patience import patient_progress
 
+    calibration = find_calibration(artifact)
     with Encoder(artifact, threads=threads, workers=workers, show_progress=False) as encoder:
+        if calibration is not None:
+            check_calibration(calibration, data, encoder.preprocess)
         with patient_progress(f"evaluating {artifact.name}", len(data.texts)) as advance:
             report = measure(encoder, data, advance=advance).report
         can_fuse = any(program.name == "fuse" for program in artifact.manifest.programs)

@@ -75,10 +75,12 @@ def bench(
         ConfigError: there is no such device.
         VerifyError: a bundle does not compute what it should.
     """
-    from dmedge.devices.names import check_device
+    from dmedge.devices.names import WEB, check_device
     from dmedge.evidence.bench import bench_bundle
+    from dmedge.runtime.browser_session import check_loader
 
-    check_device(config.device)
+    if check_device(config.device) == WEB:
+        check_loader(bundle)
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
     check_baseline(bundle, baseline)

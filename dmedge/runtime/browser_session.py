@@ -49,8 +49,7 @@ class BrowserSession:
             ArtifactError: the bundle has no loader for browsers.
             DmedgeError: the browser, Playwright or onnxruntime-web is missing, or the loader refuses the bundle.
         """
-        if LOADER not in artifact.manifest.files:
-            raise ArtifactError(f"{artifact.root}: no {LOADER} in it; expected a bundle for browsers; export for web")
+        check_loader(artifact)
         self.programs = tuple(program for program in artifact.manifest.programs if program.runtime == "onnxruntime")
         self._timeout_s = timeout_s
         folders = {"/": _PAGE, "/bundle/": artifact.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
@@ -132,6 +131,16 @@ class BrowserSession:
 
     def _renderer_bytes(self, measure: Any) -> int:
         return max((measure(process) for process in self._page.renderer_processes()), default=0)
+
+
+def check_loader(bundle: Artifact) -> None:
+    """Refuse a bundle that no browser can load.
+
+    Raises:
+        ArtifactError: it has no loader for browsers.
+    """
+    if LOADER not in bundle.manifest.files:
+        raise ArtifactError(f"{bundle.root}: no {LOADER} in it; expected a bundle for browsers; export for web")
 
 
 def _to_text(packed: Packed) -> list[list[str]]:

@@ -15,8 +15,11 @@ from PIL import Image
 from dmedge.artifact import Artifact
 from dmedge.data.hf_tokenizer import AnyTokenizer, open_tokenizer
 from dmedge.data.transforms import Preprocess
+from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.protocol import Device
 from dmedge.errors import ArtifactError, DataError, DmedgeError
+from dmedge.manifest import Runtime
+from dmedge.runtime.browser_session import BrowserSession
 from dmedge.runtime.native_session import open_device_session
 from dmedge.runtime.patience import patient_progress
 from dmedge.runtime.session import Session, SessionFacts, find_program, open_session, runtime_of
@@ -46,7 +49,7 @@ class Encoder:
         workers: int = 1,
         *,
         runtime: str | None = None,
-        device: Device | None = None,
+        device: Device | BrowserDevice | None = None,
         show_progress: bool = True,
     ) -> None:
         """Load the programs of `artifact`.
@@ -56,7 +59,8 @@ class Encoder:
             threads: threads that one run may use.
             workers: processes that share the work of a bundle.
             runtime: one of those that a bundle has programs for [default: that of its first program].
-            device: where a bundle runs, by native runners [default: here, by the Python package of its runtime].
+            device: where a bundle runs, by native runners or in a browser [default: here, by the Python package of
+                its runtime].
             show_progress: whether long work shows progress on standard error.
 
         Raises:
@@ -75,12 +79,7 @@ class Encoder:
         self.labels: tuple[str, ...] = tuple(_read_json(artifact, LABELS)) if LABELS in artifact.manifest.files else ()
         with ExitStack() as stack:
             self._sessions: list[Session] = [
-                stack.enter_context(
-                    open_session(artifact, runtime=found, threads=threads)
-                    if device is None
-                    else open_device_session(artifact, device, runtime=found, threads=threads)
-                )
-                for _ in range(copies)
+                stack.enter_context(_open(artifact, found, device, threads)) for _ in range(copies)
             ]
             self._stack = stack.pop_all()
 
@@ -293,6 +292,14 @@ class Encoder:
             for chunk, result in zip(chunks, results, strict=True):
                 advance(len(chunk))
                 yield result
+
+
+def _open(artifact: Artifact, runtime: Runtime, device: Device | BrowserDevice | None, threads: int) -> Session:
+    if device is None:
+        return open_session(artifact, runtime=runtime, threads=threads)
+    if isinstance(device, BrowserDevice):
+        return BrowserSession(artifact, threads=threads)
+    return open_device_session(artifact, device, runtime=runtime, threads=threads)
 
 
 def takes(artifact: Artifact, tensor: str) -> bool:

@@ -1,0 +1,85 @@
+"""Several bundles judged one after another, each with evidence of its own, and what became of them side by side."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmedge.artifact import Artifact
+from dmedge.errors import ArtifactError
+from dmedge.evidence.baseline import check_baseline, find_baseline
+from dmedge.evidence.config import VerifyConfig
+from dmedge.evidence.measured import REPORT
+from dmedge.evidence.standing import Standing, standing
+from dmedge.evidence.verdict import Budget
+from dmedge.flow.prove import verify
+
+__all__ = ["Proof", "VerifyConfig", "places_of", "verify_each"]
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """One bundle, its evidence, and what that holds."""
+
+    bundle: Artifact
+    evidence: Artifact
+    report: dict[str, Any]
+
+    @property
+    def standing(self) -> Standing:
+        """The row of this bundle."""
+        return standing(self.bundle.name, self.bundle.manifest.target, self.report)
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the budgets that failed."""
+        return [line["name"] for line in self.report["budgets"] if line["verdict"] == "fail"]
+
+
+def places_of(bundles: Sequence[Artifact], out: Path | None, suffix: str) -> list[Path]:
+    """Where the evidence of every bundle goes: beside it, or `out`, which holds one for each of several.
+
+    Raises:
+        ArtifactError: two would go to one place, or something stands there.
+    """
+    if out is None or len(bundles) == 1:
+        places = [out or bundle.sibling(suffix) for bundle in bundles]
+    else:
+        places = [out / f"{bundle.name}-{suffix}" for bundle in bundles]
+    for place, bundle in zip(places, bundles, strict=True):
+        if places.count(place) > 1:
+            raise ArtifactError(
+                f"{place}: would hold the evidence of several bundles called {bundle.name}; expected names that "
+                "differ, or each bundle once; leave out --out, or judge them one by one"
+            )
+        if place.exists():
+            raise ArtifactError(f"{place}: exists already; expected a new directory; choose another --out or remove it")
+    return places
+
+
+def verify_each(
+    bundles: Sequence[Artifact],
+    config: VerifyConfig,
+    places: Sequence[Path],
+    *,
+    baseline: Artifact | None = None,
+    budget: Budget | None = None,
+) -> list[Proof]:
+    """Judge every bundle as `verify` does; nothing is begun if a baseline does not fit.
+
+    A baseline that several share is measured once, where they kept the same languages.
+
+    Raises:
+        ArtifactError: a place is taken, or bundle and baseline do not belong together.
+        DataError: the data cannot be used.
+        VerifyError: a bundle computes no embeddings of unit length.
+    """
+    baselines = [baseline or find_baseline(bundle) for bundle in bundles]
+    for bundle, theirs in zip(bundles, baselines, strict=True):
+        check_baseline(bundle, theirs)
+    proofs = []
+    for bundle, theirs, place in zip(bundles, baselines, places, strict=True):
+        evidence = verify(bundle, config, place, baseline=theirs, budget=budget)
+        proofs.append(Proof(bundle, evidence, json.loads(evidence.file(REPORT).read_text(encoding="utf-8"))))
+    return proofs
