@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmedge.evidence.config import CONFIDENCE, RESAMPLES
 from dmedge.study.pairs import Ints
 
 Doubles = NDArray[np.float64]
-
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
