@@ -46,7 +46,10 @@ def line_chart(series: Mapping[str, Points], x_label: str, y_label: str, *, x_ti
             f'<text x="{WIDTH - RIGHT + 8:.0f}" y="{labels[name] + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
         )
     label = f"{y_label} over {x_label}: {', '.join(series)}"
-    return f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(label)}" '
+        f'style="max-width:{1.2 * WIDTH:.0f}px">{"".join(parts)}</svg>'
+    )
 
 
 def _axis(y: float, text: str) -> str:

@@ -14,6 +14,8 @@ INTERVALS = (
     "Square brackets hold 95 % intervals; they resample emoji, since the pairs of one emoji are no independent samples."
 )
 
+LONG = 24  # rows of a table that is folded away
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -113,7 +115,10 @@ def _table_html(table: Table) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return f'<h3>{escape(table.title)}</h3><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>{note}'
+    body = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>{note}'
+    if len(table.rows) > LONG:
+        return f"<details><summary>{escape(table.title)}: {len(table.rows)} rows</summary>{body}</details>"
+    return f"<h3>{escape(table.title)}</h3>{body}"
 
 
 def _table_markdown(table: Table) -> str:
