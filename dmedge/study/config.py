@@ -30,16 +30,16 @@ class StudyConfig:
     train_pairs: int = 60_000
     test_pairs: int = 4_000
     views: int = 2
-    head_steps: int = 500
+    head_steps: int = 300
     head_batch: int = 256
     head_learning_rate: float = 2e-3
-    scratch_steps: int = 600
+    scratch_steps: int = 400
     scratch_batch: int = 64
     scratch_learning_rate: float = 1e-3
     candidates: int = 50
     texts_per_language: int = 200
-    robustness_pairs: int = 800
-    attention_pairs: int = 400
+    robustness_pairs: int = 500
+    attention_pairs: int = 300
     long_descriptions: int = 400
     bench_rounds: int = 7
 

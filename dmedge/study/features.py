@@ -28,6 +28,12 @@ class Features:
     first: Ints  # [U + 1] where each different text begins
     text: Ints  # [N] which text
 
+    def by_length(self, rows: Ints, parts: int) -> list[Ints]:
+        """Some pairs in groups of texts of similar length: beside one long text all others are mostly padding."""
+        text = self.text[rows]
+        order = np.argsort(self.first[text + 1] - self.first[text], kind="stable")
+        return [part for part in np.array_split(rows[order], parts) if len(part)]
+
     def draw(self, picture: Ints, rows: Ints) -> tuple[Tensor, Tensor, Tensor]:
         """Patches [B, P, V] of some pictures, tokens [B, L, W] and mask [B, L] of the texts of some pairs."""
         text = self.text[rows]

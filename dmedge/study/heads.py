@@ -19,6 +19,7 @@ from dmedge.model.text import masked_mean
 from dmedge.study.features import Features
 from dmedge.study.pairs import Ints, Pairs
 
+PARTS = 4  # of a batch, by the length of the texts
 CURVE_POINTS = 10  # of the validation curve of a run
 WARMUP_SHARE, WEIGHT_DECAY, CLIP = 0.1, 0.05, 1.0
 
@@ -153,9 +154,9 @@ def train_head(
     with progress("head", steps) as advance:
         for step in range(1, steps + 1):
             began = time.perf_counter()
-            rows = rng.integers(len(pairs), size=batch_size)
-            logits = head(*features.draw(pairs.picture[rows], rows))
-            cost = F.cross_entropy(logits, torch.from_numpy(pairs.label[rows]))
+            parts = features.by_length(rng.integers(len(pairs), size=batch_size), PARTS)
+            logits = torch.cat([head(*features.draw(pairs.picture[rows], rows)) for rows in parts])
+            cost = F.cross_entropy(logits, torch.from_numpy(pairs.label[np.concatenate(parts)]))
             optimizer.zero_grad(set_to_none=True)
             cost.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(trained, CLIP)
@@ -170,13 +171,12 @@ def train_head(
 
 
 @torch.no_grad()
-def predict(head: StudyHead, pairs: Pairs, features: Features, batch_size: int = 512) -> Ints:
+def predict(head: StudyHead, pairs: Pairs, features: Features, batch_size: int = 256) -> Ints:
     """[N] classes that the head names."""
-    found = []
-    for start in range(0, len(pairs), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(pairs)))
-        found.append(head(*features.draw(pairs.picture[rows], rows)).argmax(1).numpy())
-    return np.concatenate(found)
+    found = np.empty(len(pairs), np.int64)
+    for rows in features.by_length(np.arange(len(pairs)), -(-len(pairs) // batch_size)):
+        found[rows] = head(*features.draw(pairs.picture[rows], rows)).argmax(1).numpy()
+    return found
 
 
 def state_of(head: StudyHead) -> Mapping[str, Tensor]:
