@@ -133,7 +133,7 @@ def test_markdown_says_the_verdict_first_and_how_to_make_it_again(
     assert page.count("\n| ") > len(report["budgets"])
     for digest in (report["artifact_sha256"], report["baseline_sha256"], report["data"]["sha256"]):
         assert f"`{digest}`" in page
-    assert f"dmedge verify {name} --baseline {tiny_checkpoint.name} --data captioned\n" in page
+    assert f"dmedge verify {name} --baseline {tiny_checkpoint.name} --data captioned --robustness\n" in page
     assert f"dmedge bench {name} --baseline {tiny_checkpoint.name} --data captioned --rounds 2" in page
     for line in report["budgets"]:
         assert line["verdict"] in page
