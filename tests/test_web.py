@@ -21,12 +21,11 @@ from dmedge.errors import ArtifactError, DmedgeError
 from dmedge.evidence.browser import check_in_browser, open_browser_session, prove_in_browser
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import check_parity
-from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.runtime.browser_session import BrowserSession
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
 from tests.conftest import MakeArtifact
-from tests.tiny_bundles import CONFIG, example_inputs, int4_checkpoint, int8_checkpoint, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, bundle_once, example_inputs, int4_checkpoint, int8_checkpoint, tiny_checkpoint
 
 __all__ = ["int4_checkpoint", "int8_checkpoint", "tiny_checkpoint"]  # fixtures
 
@@ -44,7 +43,7 @@ class Bundles(dict[str, Artifact]):
 
     def __missing__(self, kind: str) -> Artifact:
         parent = self._request.getfixturevalue(CHECKPOINTS[kind])
-        self[kind] = export_bundle(parent, ExportConfig(target="web"), parent.sibling("web"))
+        self[kind] = bundle_once(self._request.getfixturevalue("tmp_path_factory"), parent, "web")
         return self[kind]
 
 
