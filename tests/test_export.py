@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,18 @@ def test_an_operation_left_to_slow_kernels_is_an_error(
     with pytest.raises(ExportError, match="encode_text: XNNPACK left aten.native_layer_norm"):
         export_bundle(tiny_checkpoint, ExportConfig(target="android", variant="text-only"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_what_a_lowering_leaves_out_changes_no_byte(
+    tiny_checkpoint: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ExportConfig(target="android", variant="image-only")
+    short = export_bundle(tiny_checkpoint, config, tmp_path / "short")
+    monkeypatch.setattr(executorch_module, "settled", nullcontext)
+    whole = export_bundle(tiny_checkpoint, config, tmp_path / "whole")
+    assert short.manifest.files["programs/model.pte"] == whole.manifest.files["programs/model.pte"]
 
 
 @pytest.mark.slow
