@@ -36,11 +36,17 @@ FORMATS: Mapping[Kind, Format] = {
 def count_pieces(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Counter[int]:
     """How often every token id occurs in `texts`, without special tokens and padding."""
     counts: Counter[int] = Counter()
-    pieces = tokenizer.pieces if isinstance(tokenizer, HfTokenizer) else tokenizer.encode
-    for text, times in Counter(texts).items():
-        for token in pieces(text):
-            counts[token] += times
+    times = Counter(texts)
+    for row, often in zip(_rows(tokenizer, list(times)), times.values(), strict=True):
+        for token in row:
+            counts[token] += often
     return counts
+
+
+def _rows(tokenizer: AnyTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    if isinstance(tokenizer, HfTokenizer):
+        return [tokenizer.pieces(text) for text in texts]
+    return tokenizer.encode_all(texts)
 
 
 def frequent_pieces(counts: Mapping[int, int], coverage: float) -> set[int]:

@@ -15,6 +15,7 @@ from dmedge.errors import ExportError, require
 from dmedge.export.counts import count_edge
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
+from dmedge.export.settled import settled
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import ActivationPoint, DynamicLinear, Int4Linear, QuantConv2d, QuantEmbedding
 
@@ -35,7 +36,7 @@ def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: P
         ExportError: XNNPACK did not take an operation of the plan, or an integer tensor is not in the file.
         DmedgeError: executorch is not installed.
     """
-    with quiet():
+    with quiet(), settled():
         exir = require("executorch.exir", "executorch")
         partition: Any = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
         require("executorch.kernels.quantized", "executorch")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
 from dmedge.export.counts import count_onnx
+from dmedge.export.onnx_library import one_library
 from dmedge.export.onnx_ops import (
     OPSET,
     OnnxActivation,
@@ -46,7 +47,7 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
     limits = {"batch": MAX_BATCH, "length": model.config.context_length}
     exported = onnx_model(model)
     nodes = {}
-    with quiet(), evaluating(exported, programs) as modules:
+    with quiet(), one_library(), evaluating(exported, programs) as modules:
         for program in programs:
             (root / program.file).parent.mkdir(parents=True, exist_ok=True)
             written = torch.onnx.export(

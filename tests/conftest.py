@@ -3,7 +3,8 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.manifest import Kind
+from dmedge.runtime.session import Session, open_session
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each, and for what each starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,6 +39,23 @@ def _seed() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+OpenOnce = Callable[[Artifact], Session]
+
+
+@pytest.fixture(scope="module")
+def sessions() -> Iterator[OpenOnce]:
+    """Opens the session of an artifact once, however many tests ask for it."""
+    with ExitStack() as stack:
+        opened: dict[str, Session] = {}
+
+        def session_of(artifact: Artifact) -> Session:
+            if artifact.digest not in opened:
+                opened[artifact.digest] = stack.enter_context(open_session(artifact))
+            return opened[artifact.digest]
+
+        yield session_of
 
 
 MakeArtifact = Callable[..., Artifact]

@@ -118,7 +118,7 @@ def captioned_folder(place: Path) -> Path:
 @pytest.mark.slow
 def test_the_whole_way_on_the_real_runtimes(tmp_path: Path) -> None:
     folder = captioned_folder(tmp_path / "pictures")
-    settings = [*(f"train.{setting}" for setting in SETTINGS), 'train.model.text="bag"']
+    settings = [*(f"train.{setting}" for setting in SETTINGS), 'train.model.text="bag"', 'train.model.fusion="product"']
     for bundle in ("android", "linux-x86_64"):
         settings += [f"{bundle}-verify.data={folder}", f"{bundle}-verify.resamples=200"]
         settings += [f"{bundle}-bench.data={folder}", f"{bundle}-bench.rounds=2", f"{bundle}-bench.repeats=1"]

@@ -4,8 +4,7 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ from dmedge.model.checkpoint import checkpoint_programs, load_checkpoint, save_c
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import DynamicLinear, QuantConv2d
 from dmedge.runtime.session import Session, open_session
-from tests.conftest import MakeArtifact
+from tests.conftest import MakeArtifact, OpenOnce
 from tests.tiny_bundles import (
     CONFIG,
     int8_checkpoint,
@@ -88,22 +87,8 @@ def checkpoint(bundle: Artifact, tiny_checkpoint: Artifact, int8_checkpoint: Art
     return int8_checkpoint if is_int8 else tiny_checkpoint
 
 
-@pytest.fixture(scope="module")
-def sessions() -> Iterator[Callable[[Artifact], Session]]:
-    """Opens the session of a bundle once, however many tests ask for it."""
-    with ExitStack() as stack:
-        opened: dict[str, Session] = {}
-
-        def session_of(bundle: Artifact) -> Session:
-            if bundle.digest not in opened:
-                opened[bundle.digest] = stack.enter_context(open_session(bundle))
-            return opened[bundle.digest]
-
-        yield session_of
-
-
 @pytest.fixture
-def session(bundle: Artifact, sessions: Callable[[Artifact], Session]) -> Session:
+def session(bundle: Artifact, sessions: OpenOnce) -> Session:
     return sessions(bundle)
 
 
@@ -144,7 +129,7 @@ def test_programs_equal_torch(name: str, length: int, bundle: Artifact, checkpoi
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_onnx_programs_take_any_batch(
-    name: str, tiny_checkpoint: Artifact, onnx_bundle: Artifact, sessions: Callable[[Artifact], Session]
+    name: str, tiny_checkpoint: Artifact, onnx_bundle: Artifact, sessions: OpenOnce
 ) -> None:
     inputs = _inputs(name, 5, batch=3)
     assert _error(tiny_checkpoint, name, inputs, sessions(onnx_bundle).run(name, inputs)) < FLOAT_ERROR
@@ -244,6 +229,18 @@ def test_an_operation_left_to_slow_kernels_is_an_error(
     with pytest.raises(ExportError, match="encode_text: XNNPACK left aten.native_layer_norm"):
         export_bundle(tiny_checkpoint, ExportConfig(target="android", variant="text-only"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_what_a_lowering_leaves_out_changes_no_byte(
+    tiny_checkpoint: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ExportConfig(target="android", variant="image-only")
+    short = export_bundle(tiny_checkpoint, config, tmp_path / "short")
+    monkeypatch.setattr(executorch_module, "settled", nullcontext)
+    whole = export_bundle(tiny_checkpoint, config, tmp_path / "whole")
+    assert short.manifest.files["programs/model.pte"] == whole.manifest.files["programs/model.pte"]
 
 
 @pytest.mark.slow

@@ -52,7 +52,8 @@ pytestmark = pytest.mark.slow
 RUNTIMES = ("onnxruntime", "executorch")
 BUNDLES = {("onnxruntime", "fp32"): "onnx_bundle", ("onnxruntime", "int8"): "onnx_int8_bundle"}
 BUNDLES |= {("executorch", "fp32"): "pte_bundle", ("executorch", "int8"): "pte_int8_bundle"}
-EMULATED = ("qemu:cortex-a53", "qemu:cortex-a76")
+# One of them computes int8 with dot products, the other without.
+EMULATED = (pytest.param("qemu:cortex-a53", marks=pytest.mark.thorough), "qemu:cortex-a76")
 DEVICES = ("local", *EMULATED)
 PROGRAMS = ("encode_image", "encode_text", "fuse")
 

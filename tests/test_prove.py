@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,8 @@ from dmedge.flow.prove import (
 )
 from dmedge.flow.twins import TwinsAhead, fp32_twin, make_twin
 from dmedge.manifest import Kind, Program, Runtime
-from tests.tiny_bundles import tiny_checkpoint
+from tests.tiny_bundles import CONFIG, write_checkpoint
 from tests.tiny_training import tiny_evalset
-
-__all__ = ["tiny_checkpoint"]  # a fixture
 
 
 def make(
@@ -109,14 +108,13 @@ def test_whoever_comes_second_waits_and_takes_what_the_first_made(
 
 
 @pytest.mark.slow
-def test_a_twin_made_ahead_is_the_one_that_is_taken(
-    tiny_checkpoint: Artifact, tmp_path: Path, exported: list[str]
-) -> None:
+def test_a_twin_made_ahead_is_the_one_that_is_taken(tmp_path: Path, exported: list[str]) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, text="bag", fusion="none"))
     cache = tmp_path / "other" / ".cache"
-    with closing(TwinsAhead(tiny_checkpoint, [("linux-x86_64", "onnxruntime")], cache)) as ahead:
+    with closing(TwinsAhead(checkpoint, [("linux-x86_64", "onnxruntime")], cache)) as ahead:
         ahead.wait()
-    twin = make_twin(tiny_checkpoint, "linux-x86_64", "onnxruntime", cache)
-    assert exported == [] and twin.manifest.parents == {"parent": tiny_checkpoint.digest}
+    twin = make_twin(checkpoint, "linux-x86_64", "onnxruntime", cache)
+    assert exported == [] and twin.manifest.parents == {"parent": checkpoint.digest}
 
 
 def test_a_bundle_without_target_has_no_twin(baseline: Artifact, tmp_path: Path, exported: list[str]) -> None:

@@ -139,6 +139,7 @@ def test_outputs_are_those_of_this_machine(place: tuple[str, Path], onnx_int8_bu
 
 
 @pytest.mark.parametrize("place", [pytest.param("ssh", marks=pytest.mark.thorough), KINDS[1]], indirect=True)
+@pytest.mark.usefixtures("onnx_bundle")  # the fp32 twin, which would be exported otherwise
 def test_a_benchmark_on_it_says_where_it_was_taken(
     place: tuple[str, Path], onnx_int8_bundle: Artifact, tmp_path: Path
 ) -> None:

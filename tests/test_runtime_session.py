@@ -17,7 +17,7 @@ from dmedge.errors import ArtifactError, DataError, DmedgeError
 from dmedge.runtime.session import Session, open_session
 from dmedge.runtime.wire import Array, pack, unpack
 from dmedge.runtime.worker_session import CHUNK, WorkerSession
-from tests.conftest import MakeArtifact
+from tests.conftest import MakeArtifact, OpenOnce
 from tests.tiny_bundles import CONFIG, example_inputs, onnx_bundle, pte_bundle, tiny_checkpoint
 
 __all__ = ["onnx_bundle", "pte_bundle", "tiny_checkpoint"]  # fixtures
@@ -40,9 +40,9 @@ def artifact(runtime: str, request: pytest.FixtureRequest) -> Artifact:
 
 
 @pytest.fixture
-def session(artifact: Artifact) -> Iterator[Session]:
-    with open_session(artifact) as opened:
-        yield opened
+def session(artifact: Artifact, sessions: OpenOnce) -> Session:
+    """One that many tests share, and each leaves as it found it."""
+    return sessions(artifact)
 
 
 @pytest.fixture
@@ -169,7 +169,8 @@ def test_text_beyond_the_context_is_refused_and_the_worker_lives(kind: str, requ
         session.run("encode_text", text(CONFIG.context_length))
 
 
-def test_closed_session_says_so(session: Session) -> None:
+def test_closed_session_says_so(artifact: Artifact) -> None:
+    session = open_session(artifact)
     session.close()
     session.close()
     with pytest.raises(DmedgeError, match="closed; expected an open"):

@@ -46,6 +46,15 @@ LEARNS: dict[str, Any] = {  # enough for six colours
     "subword_sampling": 0.0,
     "style_mixing": 0.0,
 }
+QUICK_INT8 = """
+[[stage]]
+kind = "train"
+[[stage]]
+kind = "compress"
+int8 = true
+calibration_items = 16
+ledger_texts = 1
+"""
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +391,8 @@ def test_what_was_trained_on_records_is_evaluated_exported_and_compressed(kind: 
     heads = ["match", "answers"] if kind == "answers" else ["match"]
     assert [output.name for output in fuse.outputs] == heads
     assert f"-> {', '.join(heads)}`" in (tmp_path / "bundle/README.md").read_text(encoding="utf-8")
-    small = invoke("compress", run, "--int8", "--out", tmp_path / "int8")
+    (tmp_path / "int8.toml").write_text(QUICK_INT8)
+    small = invoke("compress", run, "--recipe", tmp_path / "int8.toml", "--out", tmp_path / "int8")
     assert small.exit_code == 0, small.stderr
     assert load_checkpoint(load_artifact(tmp_path / "int8")).answers == loaded(load_artifact(run)).answers
 

@@ -25,13 +25,12 @@ from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import check_parity
 from dmedge.evidence.verdict import Budget
-from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.runtime.browser_session import BrowserSession
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
 from tests.conftest import MakeArtifact
 from tests.proven_bundles import data, pictures
-from tests.tiny_bundles import CONFIG, example_inputs, int4_checkpoint, int8_checkpoint, tiny_checkpoint
+from tests.tiny_bundles import CONFIG, bundle_once, example_inputs, int4_checkpoint, int8_checkpoint, tiny_checkpoint
 
 __all__ = ["data", "int4_checkpoint", "int8_checkpoint", "pictures", "tiny_checkpoint"]  # fixtures
 
@@ -49,7 +48,7 @@ class Bundles(dict[str, Artifact]):
 
     def __missing__(self, kind: str) -> Artifact:
         parent = self._request.getfixturevalue(CHECKPOINTS[kind])
-        self[kind] = export_bundle(parent, ExportConfig(target="web"), parent.sibling("web"))
+        self[kind] = bundle_once(self._request.getfixturevalue("tmp_path_factory"), parent, "web")
         return self[kind]
 
 

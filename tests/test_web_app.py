@@ -24,14 +24,13 @@ from dmedge.data.emoji import load_pack
 from dmedge.devices.browser import find_chromium
 from dmedge.devices.loopback import LoopbackServer
 from dmedge.errors import ArtifactError, DmedgeError
-from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.flow.gallery import emoji_gallery, folder_gallery
 from dmedge.flow.index import IndexConfig, build_index
 from dmedge.flow.open_index import open_index
 from dmedge.flow.web_app import PAGE, build_site
 from dmedge.runtime.encoder import Encoder
 from tests.conftest import MakeArtifact
-from tests.tiny_bundles import tiny_checkpoint
+from tests.tiny_bundles import bundle_once, tiny_checkpoint
 
 __all__ = ["tiny_checkpoint"]  # fixtures
 
@@ -64,17 +63,18 @@ DROP = """async () => {
 
 @pytest.fixture(scope="module")
 def bundle(tiny_checkpoint: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return export_bundle(tiny_checkpoint, ExportConfig(target="web"), tmp_path_factory.mktemp("app") / "bundle")
+    return bundle_once(tmp_path_factory, tiny_checkpoint, "web")
 
 
 @pytest.fixture(scope="module")
-def index(bundle: Artifact) -> Artifact:
-    return build_index(bundle, emoji_gallery("twemoji"), IndexConfig(min_recall=0), bundle.sibling("index"))
+def index(bundle: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("app") / "index"
+    return build_index(bundle, emoji_gallery("twemoji"), IndexConfig(min_recall=0), out)
 
 
 @pytest.fixture(scope="module")
 def site(bundle: Artifact, index: Artifact) -> Path:
-    return build_site(bundle, bundle.sibling("site"), index=index)
+    return build_site(bundle, index.sibling("site"), index=index)
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,8 @@ def assert_same_ids(page: BrowserPage, tokenizer: Tokenizer, texts: Sequence[str
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]
         found = json.loads(page.ask(TOKENIZE, [json.dumps(chunk), CONTEXT]))
-        differing = [text for text, ids in zip(chunk, found, strict=True) if tokenizer.encode(text) != ids]
+        wanted = tokenizer.encode_all(chunk)
+        differing = [text for text, ids, want in zip(chunk, found, wanted, strict=True) if ids != want]
         assert not differing, [ascii(text) for text in differing[:10]]
 
 

@@ -102,17 +102,17 @@ def int4_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: A
 
 @pytest.fixture(scope="session")
 def onnx_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Artifact) -> Artifact:
-    return _bundle(tmp_path_factory, tiny_checkpoint, "linux-x86_64")
+    return bundle_once(tmp_path_factory, tiny_checkpoint, "linux-x86_64")
 
 
 @pytest.fixture(scope="session")
 def pte_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Artifact) -> Artifact:
-    return _bundle(tmp_path_factory, tiny_checkpoint, "android")
+    return bundle_once(tmp_path_factory, tiny_checkpoint, "android")
 
 
 @pytest.fixture(scope="session")
 def onnx_int8_bundle(tmp_path_factory: pytest.TempPathFactory, int8_checkpoint: Artifact) -> Artifact:
-    return _bundle(tmp_path_factory, int8_checkpoint, "linux-x86_64")
+    return bundle_once(tmp_path_factory, int8_checkpoint, "linux-x86_64")
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +122,8 @@ def pte_int8_bundle(tmp_path_factory: pytest.TempPathFactory, int8_checkpoint: A
     return made_once(tmp_path_factory, "int8-android", lambda out: export_bundle(int8_checkpoint, config, out))
 
 
-def _bundle(factory: pytest.TempPathFactory, checkpoint: Artifact, target: str) -> Artifact:
+def bundle_once(factory: pytest.TempPathFactory, checkpoint: Artifact, target: str) -> Artifact:
+    """A shared checkpoint exported by `quick_export`, for all files that ask for it."""
     return made_once(
         factory,
         f"{checkpoint.name}-{target}",

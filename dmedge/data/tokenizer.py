@@ -67,7 +67,7 @@ class Tokenizer:
 
     def batch(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Ids and mask, int32 [B, L], padded on the right to the longest text; mask is 1 on tokens."""
-        rows = [self.encode(text) for text in texts]
+        rows = self.encode_all(texts)
         ids = np.full((len(rows), max(map(len, rows), default=0)), PAD_ID, np.int32)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
