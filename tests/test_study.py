@@ -194,12 +194,15 @@ def test_one_window_is_the_text_itself(run: Study) -> None:
 
 def test_long_descriptions_name_their_emoji_in_the_manner_of_the_locale() -> None:
     pack = load_pack()
-    texts, owners = long_descriptions(2, seed=0)
+    texts, owners = long_descriptions(2, seed=0, own_every=4)
     own = {pack.names("en")[owners[0]], *pack.keywords("en")[owners[0]]}
     words = texts[0].replace(", and ", ", ").split(", ")
     share = sum(word in own for word in words) / len(words)
     assert 0.2 < share < 0.5  # one in four, and what others share with it
     assert texts[0].rsplit(", ", 1)[1].startswith("and ")
+    alone, owners = long_descriptions(1, seed=0, own_every=1)
+    own = {pack.names("en")[owners[0]], *pack.keywords("en")[owners[0]]}
+    assert set(alone[0].replace(", and ", ", ").split(", ")) <= own
 
 
 def test_lists_are_joined_as_the_locale_does() -> None:

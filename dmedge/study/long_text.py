@@ -21,7 +21,7 @@ from dmedge.training.batches import pad
 Floats = NDArray[np.float32]
 
 CONTEXTS = (8, 16, 32, 64, 128, 256, 512)  # tokens that are read of a text
-OWN_EVERY = 4  # one word of so many is of the text's own emoji; the others are of any
+OWN_EVERY = (1, 2, 4)  # one word of so many is of the text's own emoji; the others are of any
 LOCALES = ("en", "de", "ru", "el", "ar", "he", "hi", "bn", "th", "zh", "ja", "ko")
 TOP = 10
 BATCH = 128
@@ -29,40 +29,47 @@ BATCH = 128
 
 def run_long_text(study: Study) -> Done:
     """Recall of long descriptions as more of them is read."""
-    settings = {"descriptions": study.config.long_descriptions, "seed": study.config.seed, "locales": list(LOCALES)}
-    return study.run(Cell("long-text", settings, partial(_measure, study)))
+    config = study.config
+    settings = {"descriptions": config.long_descriptions, "seed": config.seed, "locales": list(LOCALES)}
+    return study.run(Cell("long-text", settings | {"own_every": list(OWN_EVERY)}, partial(_measure, study)))
 
 
 def _measure(study: Study, folder: Path) -> Result:
-    tokenizer, model = vocabulary(study.checkpoint), study.checkpoint.model
+    model, length = study.checkpoint.model, study.checkpoint.model.config.context_length
     images, present = load_pack().images(TEST_STYLE)
     shown = np.flatnonzero(present)
-    texts, emoji = long_descriptions(study.config.long_descriptions, study.config.seed)
-    ids = Tokenizer(tokenizer.model_path, 1 << 20).encode_all(texts)
-    pixels = sized(study.checkpoint, images[shown])
     with torch.no_grad():
-        parts = torch.split(torch.from_numpy(pixels), BATCH)
+        parts = torch.split(torch.from_numpy(sized(study.checkpoint, images[shown])), BATCH)
         gallery = torch.cat([model.encode_image(part)[0] for part in parts]).numpy()
-    target, length = np.searchsorted(shown, emoji), model.config.context_length
-    rows = []
-    for context in CONTEXTS:
-        read = [row[:context] for row in ids]
-        first, every = windowed(model, [row[:length] for row in read], length), windowed(model, read, length)
-        rows.append(
-            {
-                "tokens": context,
-                "first_window": clustered(_hits(first, gallery, target), emoji).to_json(),
-                "all_windows": clustered(_hits(every, gallery, target), emoji).to_json(),
+    tokenizer = Tokenizer(vocabulary(study.checkpoint).model_path, 1 << 20)
+    rows, lengths = [], []
+    for every in OWN_EVERY:
+        texts, emoji = long_descriptions(study.config.long_descriptions, study.config.seed, every)
+        ids, target = tokenizer.encode_all(texts), np.searchsorted(shown, emoji)
+        lengths += [len(row) for row in ids]
+        for context in CONTEXTS:
+            read = {
+                "first_window": [row[: min(context, length)] for row in ids],
+                "all_windows": [row[:context] for row in ids],
             }
-        )
-    median = float(np.median([len(row) for row in ids]))
-    return {"context_length": length, "rows": rows, "tokens_of_a_text": median, "gallery": len(shown)}
+            found = {
+                way: clustered(_hits(windowed(model, tokens, length), gallery, target), emoji).to_json()
+                for way, tokens in read.items()
+            }
+            rows.append({"own_every": every, "tokens": context, **found})
+    return {
+        "context_length": length,
+        "rows": rows,
+        "tokens_of_a_text": float(np.median(lengths)),
+        "gallery": len(shown),
+    }
 
 
-def long_descriptions(count: int, seed: int) -> tuple[list[str], Ints]:
+def long_descriptions(count: int, seed: int, own_every: int) -> tuple[list[str], Ints]:
     """Lists of words in the manner of each locale, longer than every context; and the emoji they describe.
 
-    Of four words one, anywhere among them, is a name or keyword of the emoji; the others are keywords of any.
+    Of every `own_every` words one, anywhere among them, is a name or keyword of the emoji; the others are keywords
+    of any.
     """
     pack = load_pack()
     present = pack.images(TEST_STYLE)[1]
@@ -77,8 +84,8 @@ def long_descriptions(count: int, seed: int) -> tuple[list[str], Ints]:
         any_words = [word for i in rng.choice(seen, size=max(CONTEXTS)) for word in keywords[i]]
         words: list[str] = []
         while len(words) < max(CONTEXTS):
-            four = [str(rng.choice(own)), *(str(word) for word in rng.choice(any_words, size=OWN_EVERY - 1))]
-            words += [four[place] for place in rng.permutation(OWN_EVERY)]
+            some = [str(rng.choice(own)), *(str(word) for word in rng.choice(any_words, size=own_every - 1))]
+            words += [some[place] for place in rng.permutation(own_every)]
         texts.append(pack.joined(words, locale))
         owners.append(owner)
     return texts, np.array(owners, np.int64)

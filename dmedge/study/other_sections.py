@@ -14,6 +14,8 @@ from dmedge.study.findings import Findings, summarise
 from dmedge.study.page import Picture, Section, Table
 from dmedge.study.words import verdict_on_gain, with_interval
 
+WAYS = {"first_window": "first window", "all_windows": "all windows"}  # of reading a long text
+
 
 def comparison(study: Study, found: Findings) -> Section:
     """Families trained from scratch."""
@@ -192,14 +194,18 @@ def wishes(study: Study, found: Findings) -> Section:
     """Long text, languages, better attention, less latency."""
     long, near = found.long_text.result, found.retrieval.result["near_english"]
     rows = [
-        [str(row["tokens"]), with_interval(row["first_window"]), with_interval(row["all_windows"])]
+        [f"1 of {row['own_every']}", str(row["tokens"]), *(with_interval(row[way]) for way in WAYS)]
         for row in long["rows"]
     ]
+    tokens = list(dict.fromkeys(row["tokens"] for row in long["rows"]))
     lines = {
-        name: [(float(i), row[key]["value"]) for i, row in enumerate(long["rows"])]
-        for name, key in (("first window", "first_window"), ("all windows", "all_windows"))
+        f"1 of {every}, {words}": [
+            (float(tokens.index(row["tokens"])), row[way]["value"]) for row in long["rows"] if row["own_every"] == every
+        ]
+        for every in dict.fromkeys(row["own_every"] for row in long["rows"])
+        for way, words in WAYS.items()
     }
-    chart = line_chart(lines, "tokens read", "recall@10", x_ticks=[str(row["tokens"]) for row in long["rows"]])
+    chart = line_chart(lines, "tokens read", "recall@10", x_ticks=[str(count) for count in tokens])
     goal = found.cost.result["goal"]
     below = ", ".join(f"{language_name(tag)} ({tag})" for tag in near["below"]) or "none"
     judged = [
@@ -217,15 +223,16 @@ def wishes(study: Study, found: Findings) -> Section:
     first = long["rows"][0]["first_window"]
     return Section(
         "What was wished for",
-        "Long descriptions are synthetic: names and keywords joined by each locale's own list pattern, one word in "
-        f"four of the emoji that is meant, about {long['tokens_of_a_text']:.0f} tokens. The model reads "
+        "Long descriptions are synthetic: names and keywords of the emoji that is meant, alone or among keywords of "
+        "any others, joined by each locale's own list pattern, "
+        f"about {long['tokens_of_a_text']:.0f} tokens. The model reads "
         f"{long['context_length']} at once; of a longer text either the first window is embedded, or all windows and "
         "the mean is taken.",
         tables=(
             Table("Wishes", ("wish", "found"), judged),
             Table(
                 "Recall@10 as more is read",
-                ("tokens", "first window", "mean of all windows"),
+                ("own words", "tokens", *WAYS.values()),
                 rows,
                 f"n = {first['n']:,} descriptions of {first['clusters']:,} emoji, among {long['gallery']:,} pictures.",
             ),

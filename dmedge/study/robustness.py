@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dmedge.data.emoji import load_pack
+from dmedge.data.splits import cell_split
 from dmedge.evidence.perturb_images import IMAGE_PERTURBATIONS
 from dmedge.evidence.perturb_texts import TEXT_PERTURBATIONS, switch_code
 from dmedge.evidence.strengths import STRENGTHS
@@ -33,7 +34,8 @@ def run_robustness(study: Study, variants: Mapping[str, Sequence[Done]]) -> dict
     done = {}
     for kind in (*IMAGE_PERTURBATIONS, *TEXT_PERTURBATIONS, SWITCHING):
         run = partial(_measure, study, first, heads, kind)
-        done[kind] = study.run(Cell(f"robustness-{kind}", {**settings, "perturbation": kind}, run))
+        own = {"words": "keywords of held-out cells"} if kind == SWITCHING else {}
+        done[kind] = study.run(Cell(f"robustness-{kind}", {**settings, "perturbation": kind, **own}, run))
     return done
 
 
@@ -61,20 +63,34 @@ def _measure(study: Study, first: Mapping[str, Done], heads: dict[str, StudyHead
 
 
 def _perturbed(pairs: Pairs, kind: str, strength: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """The texts of pairs, perturbed; switched into what another locale says of the same emoji."""
-    rows = list(zip(pairs.texts, pairs.languages, pairs.cluster, strict=True))
+    """The texts of pairs, perturbed; switched into a keyword that another locale has for the same emoji."""
     if kind != SWITCHING:
-        return tuple(TEXT_PERTURBATIONS[kind](text, language, strength, rng) for text, language, _ in rows)
-    pack = load_pack()
+        rows = zip(pairs.texts, pairs.languages, strict=True)
+        return tuple(TEXT_PERTURBATIONS[kind](text, language, strength, rng) for text, language in rows)
+    held_out = _held_out_words(pairs)
 
-    def other(emoji: int, language: str) -> str | None:
-        tags = [tag for tag in pack.locales if tag != language]
-        return pack.names(tags[int(rng.integers(len(tags)))])[emoji]
+    def other(row: int) -> str | None:
+        words = [word for tag, word in held_out[int(pairs.cluster[row])] if tag != pairs.languages[row]]
+        return words[int(rng.integers(len(words)))] if words else None
 
     return tuple(
-        switch_code(text, lambda _, e=emoji, tag=language: other(e, tag), strength, rng)  # type: ignore[misc]
-        for text, language, emoji in rows
+        switch_code(text, lambda _, row=row: other(row), strength, rng)  # type: ignore[misc]
+        for row, text in enumerate(pairs.texts)
     )
+
+
+def _held_out_words(pairs: Pairs) -> dict[int, list[tuple[str, str]]]:
+    """(locale, keyword) of the cells of each emoji that are held out: words that were trained on would say more."""
+    pack = load_pack()
+    return {
+        emoji: [
+            (tag, word)
+            for tag in pack.locales
+            if cell_split(pack.emoji[emoji].hexcode, tag) == "test"
+            for word in pack.keywords(tag)[emoji]
+        ]
+        for emoji in np.unique(pairs.cluster).tolist()
+    }
 
 
 def some(pairs: Pairs, count: int) -> Pairs:
