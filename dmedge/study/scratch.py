@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmedge.export.quiet import quiet
 from dmedge.logs import progress
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.contestants import CONTEXT, FAMILIES, IMAGE_SIZE, Dmedge, Outputs
@@ -103,7 +104,8 @@ def _cell(study: Study, name: str, make: Callable[[], nn.Module]) -> Cell:
 
     def run(folder: Path) -> Result:
         torch.manual_seed(config.seed)
-        model = make()
+        with quiet():  # transformers wakes libraries that say what they lack
+            model = make()
         seconds = _train(model, contestant_inputs(study, study.train), study, name)
         model.eval()
         test = contestant_inputs(study, study.test)
