@@ -66,7 +66,7 @@ def is_for_browsers(manifest: Manifest) -> bool:
 
 
 def can_use_webgpu(manifest: Manifest) -> bool:
-    """Whether a GPU can run the programs: onnxruntime-web has no WebGPU kernels for the operators that make them int8."""
+    """Whether a GPU can run the programs: onnxruntime-web has no WebGPU kernels for operators of int8."""
     return manifest.summary.get("precision") == "float32"
 
 
