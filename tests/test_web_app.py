@@ -463,7 +463,7 @@ def test_without_a_gpu_webassembly_computes(plain: Any) -> None:
 @pytest.mark.slow
 def test_a_gpu_that_fails_is_left_with_a_note(plain: Any) -> None:
     page = plain.context.new_page()
-    page.goto(plain.url.partition("#")[0] + "_headers")  # without the policy of the page, which is not the worker's
+    page.goto(plain.url.partition("#")[0] + "app.css")  # has no policy of its own, as a worker has none
     found = page.evaluate(
         """async () => {
           const base = new URL("./", document.baseURI);
@@ -508,7 +508,7 @@ def test_a_gpu_is_used_only_if_it_repeats_the_golden_cases(case: str, site: Path
         browser = driver.chromium.launch(executable_path=find_chromium(), args=list(GPU_OF_SOFTWARE))
         for wish in ("wasm", "webgpu"):
             page = browser.new_context(service_workers="block").new_page()
-            page.goto(f"{server.url}/_headers")
+            page.goto(f"{server.url}/app.css")
             loaded = page.evaluate(LOAD, wish)
             expected = wish if case == "sound" else "wasm"
             assert loaded["provider"] == expected, loaded
