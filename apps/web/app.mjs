@@ -29,7 +29,8 @@ for (const dialog of document.querySelectorAll("dialog")) {
 start().catch(fail);
 
 async function start() {
-  loaded = await engine.ask("load", null, showLoading);
+  const wish = new URLSearchParams(location.search).get("provider"); // ?provider=wasm or webgpu, to compare
+  loaded = await engine.ask("load", { wish }, showLoading);
   const { manifests, site, items, sheets } = loaded;
   languages = new Languages(site.languages, engine);
   thumbnails = new Thumbnails(manifests.index.summary.thumbnails, sheets, items.length);
@@ -51,6 +52,7 @@ async function start() {
   if (matchMedia("(hover: hover)").matches) field.focus(); // on a phone the keyboard would cover the page
   await show(field.value);
   document.body.dataset.ready = "yes";
+  if (loaded.note) toast(loaded.note, { isLasting: true });
   goOffline(at("offline"), at("install"));
 }
 
@@ -176,7 +178,7 @@ async function show(text, since = performance.now()) {
   }
   at("more").hidden = shown >= total;
   const hash = new URLSearchParams({ q: query, language: languages.chosen });
-  history.replaceState(null, "", query ? `#${hash}` : location.pathname);
+  history.replaceState(null, "", query ? `#${hash}` : location.pathname + location.search);
 }
 
 function countIn(scope) {

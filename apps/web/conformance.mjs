@@ -14,9 +14,8 @@ const RUNTIME = "onnxruntime";
  * @returns {Promise<{conforms: boolean, failures: string[], rows: {name, n, error, tolerance}[]}>}
  */
 export async function replay(model, files, advance) {
-  const cases = await files.json("bundle/conformance/cases.json");
-  const golden = await readNpz(await files.read("bundle/conformance/golden.npz"));
-  const programs = model.manifest.programs.filter(({ runtime }) => runtime === RUNTIME);
+  const { cases, golden } = await readPack(files);
+  const programs = programsOf(model);
   const counts = programs.map((program) => countCases(golden, program));
   const total = cases.images.length + cases.texts.length + counts.reduce((sum, count) => sum + count, 0);
   let done = 0;
@@ -47,25 +46,63 @@ export async function replay(model, files, advance) {
 
   const embeddings = {};
   for (const [i, program] of programs.entries()) {
-    const tolerance = cases.tolerances[RUNTIME][program.name];
-    let error = 0;
-    embeddings[program.name] = [];
-    for (let number = 0; number < counts[i]; number++) {
-      const outputs = await runCase(model, program, golden, number);
-      embeddings[program.name].push(outputs[program.outputs[0].name].data);
-      for (const { name } of program.outputs) {
-        const want = golden.get(`${program.name}/${number}/${name}`); // large ones stand there for a few cases only
-        if (want) error = Math.max(error, relativeError(outputs[name].data, want.data));
-      }
-      step();
-    }
-    rows.push({ name: program.name, n: counts[i], error, tolerance });
+    const numbers = [...Array(counts[i]).keys()];
+    const { row, firsts } = await runCases(model, program, { cases, golden, numbers }, step);
+    embeddings[program.name] = firsts;
+    rows.push(row);
   }
   rows.push(scoreRow(cases, golden, embeddings));
-  for (const { name, error, tolerance } of rows.slice(2)) {
-    if (!(error <= tolerance)) failures.push(`${name}: error ${error.toPrecision(3)}; expected at most ${tolerance}`);
-  }
+  failures.push(...failuresOf(rows.slice(2)));
   return { conforms: failures.length === 0, failures, rows };
+}
+
+/**
+ * Whether the programs compute what they should, by a part of the golden cases, from the first to the last.
+ *
+ * @param {number} most cases of each program  @returns {Promise<string[]>} what differs; nothing if all is well
+ */
+export async function checkPrograms(model, files, most) {
+  const { cases, golden } = await readPack(files);
+  const rows = [];
+  for (const program of programsOf(model)) {
+    const last = countCases(golden, program) - 1;
+    const spread = Array.from({ length: most }, (_, i) => Math.round((i * last) / Math.max(1, most - 1)));
+    const numbers = [...new Set(spread)].filter((number) => number >= 0);
+    rows.push((await runCases(model, program, { cases, golden, numbers }, () => {})).row);
+  }
+  return failuresOf(rows);
+}
+
+async function readPack(files) {
+  const cases = await files.json("bundle/conformance/cases.json");
+  return { cases, golden: await readNpz(await files.read("bundle/conformance/golden.npz")) };
+}
+
+function programsOf(model) {
+  return model.manifest.programs.filter(({ runtime }) => runtime === RUNTIME);
+}
+
+/** Run some cases of a program. @returns {Promise<{row: object, firsts: Float32Array[]}>} the first output of each */
+async function runCases(model, program, { cases, golden, numbers }, step) {
+  const firsts = [];
+  let error = 0;
+  for (const number of numbers) {
+    const outputs = await runCase(model, program, golden, number);
+    firsts.push(outputs[program.outputs[0].name].data);
+    for (const { name } of program.outputs) {
+      const want = golden.get(`${program.name}/${number}/${name}`); // large ones stand there for a few cases only
+      if (want) error = Math.max(error, relativeError(outputs[name].data, want.data));
+    }
+    step();
+  }
+  const tolerance = cases.tolerances[RUNTIME][program.name];
+  return { row: { name: program.name, n: numbers.length, error, tolerance }, firsts };
+}
+
+function failuresOf(rows) {
+  return rows
+    .filter(({ error, tolerance }) => !(error <= tolerance))
+    .map(({ name, error, tolerance }) => `${name}: error ${error.toPrecision(3)}; expected at most ${tolerance}`);
 }
 
 function exactRow(name, n, alike) {

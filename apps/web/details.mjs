@@ -56,7 +56,8 @@ export class Details {
 
   /** Everything as plain JSON. */
   facts() {
-    const { site, manifests, loadMs, checkMs, checkedFiles, checkedBytes, threads, isIsolated, runtime } = this.loaded;
+    const { site, manifests, loadMs, checkMs, checkedFiles, checkedBytes } = this.loaded;
+    const { threads, isIsolated, runtime, provider, why } = this.loaded;
     const { bundle, index } = manifests;
     return {
       bundle: {
@@ -88,6 +89,8 @@ export class Details {
         memory_gb: navigator.deviceMemory ?? null,
         cross_origin_isolated: isIsolated,
         runtime,
+        provider,
+        provider_reason: why,
         threads,
       },
       measured_here: {
@@ -133,7 +136,7 @@ export class Details {
       "Picture program": [latency(measured.picture)],
       "What you typed": [measured.typed_queries.n ? latency(measured.typed_queries) : "nothing yet"],
       Loading: [`${seconds(measured.load_ms)}, of it ${seconds(measured.check_files_ms)} for fetching and checking`],
-      Runtime: [device.runtime],
+      Runtime: [`${device.runtime}: ${device.provider_reason}`],
       Threads: [`${device.threads} of ${device.hardware_threads ?? "?"}${alone}`],
     });
   }

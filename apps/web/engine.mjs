@@ -8,12 +8,12 @@
 import { replay } from "./conformance.mjs";
 import { IntegrityError, readSite } from "./integrity.mjs";
 import { Rows, bestPlaces, selectNumbers } from "./rows.mjs";
+import { TITLES, chooseProvider, openModel, runtimeFiles } from "./runtime.mjs";
 import { readNpy } from "./arrays.mjs";
 import { percentiles } from "./timing.mjs";
 import { WordRows } from "./words.mjs";
 
 const BASE = new URL("./", import.meta.url);
-const MAX_THREADS = 4; // small programs gain nothing from more
 const TIMED = { text: 40, picture: 20 };
 
 let model; // of the bundle's own loader
@@ -32,25 +32,22 @@ self.onmessage = async ({ data: { id, call, argument } }) => {
   }
 };
 
-/** Check every file of bundle, index and runtime, and only then load them. */
-async function load(_, report) {
+/** Check every file of bundle, index and runtime, and only then load them. @param {{wish: string|null}} argument */
+async function load(argument, report) {
   const begun = performance.now();
   const read = await readSite(BASE);
   ({ site, files } = read);
-  const paths = Object.keys(files.digests).filter((path) => /^(bundle|index|ort)\//.test(path));
+  const { precision } = read.manifests.bundle.summary;
+  const wish = argument?.wish ?? null;
+  const chosen = await chooseProvider({ canUseGpu: site.webgpu, precision, gpu: navigator.gpu, wish });
+  const paths = Object.keys(files.digests).filter((path) => /^(bundle|index)\//.test(path));
+  paths.push(...runtimeFiles(chosen.provider));
   const total = paths.reduce((sum, path) => sum + files.digests[path].size_bytes, 0);
   let done = 0;
   await files.keep(paths, (bytes) => report({ done: (done += bytes), total }));
   const checked = performance.now();
-  const ort = await import(new URL("ort/ort.wasm.min.mjs", BASE));
-  ort.env.logLevel = "error";
-  ort.env.wasm.wasmPaths = new URL("ort/", BASE).href;
-  ort.env.wasm.wasmBinary = await files.read("ort/ort-wasm-simd-threaded.wasm");
-  const { openBundle } = await import(new URL("bundle/dmedge.mjs", BASE));
-  const threads = Math.max(1, Math.min(MAX_THREADS, (navigator.hardwareConcurrency || 2) - 1));
-  const base = new URL("bundle/", BASE);
-  const readBytes = (url) => files.read(url.href.slice(BASE.href.length));
-  model = await openBundle({ ort, threads, base, readBytes });
+  const opened = await openModel(chosen, files, BASE);
+  model = opened.model;
   gallery = await openGallery(read.manifests.index);
   words = new WordRows({ files, site, embed: embedText, width: gallery.rows.width });
   const sheets = await Promise.all(sheetNames().map(async (name) => new Blob([await files.read(name)])));
@@ -65,9 +62,12 @@ async function load(_, report) {
     checkedBytes: total,
     checkMs: checked - begun,
     loadMs: performance.now() - begun,
-    threads: ort.env.wasm.numThreads,
+    threads: model.ort.env.wasm.numThreads,
     isIsolated: Boolean(self.crossOriginIsolated),
-    runtime: `onnxruntime-web ${ort.env.versions.web}, WebAssembly`,
+    runtime: `onnxruntime-web ${model.ort.env.versions.web}, ${TITLES[opened.provider]}`,
+    provider: opened.provider,
+    why: opened.why,
+    note: opened.note,
   };
 }
 

@@ -62,8 +62,12 @@ export function selectNumbers(embedding, dims, selection) {
   return kept.map((value) => value / length);
 }
 
-/** Places of the `top` largest scores, best first; of equal ones the earlier first. */
+/** Places of the `top` largest scores, best first; of equal ones the earlier first. @param {Float32Array} scores */
 export function bestPlaces(scores, top) {
-  const order = Uint32Array.from(scores.keys());
-  return Array.from(order.sort((a, b) => scores[b] - scores[a] || a - b).subarray(0, top));
+  if (top <= 0) return [];
+  const byScore = (a, b) => scores[b] - scores[a] || a - b;
+  const least = top < scores.length ? scores.slice().sort()[scores.length - top] : -Infinity; // no comparator: quick
+  const kept = [];
+  scores.forEach((score, place) => score >= least && kept.push(place));
+  return kept.sort(byScore).slice(0, top);
 }

@@ -11,7 +11,7 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dmedge.errors import DmedgeError
@@ -41,6 +41,14 @@ ONNXRUNTIME_WEB = NpmPackage(
     integrity="sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
     files=("dist/ort.wasm.min.mjs", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm"),
 )
+ONNXRUNTIME_WEBGPU = replace(
+    ONNXRUNTIME_WEB,
+    files=(
+        "dist/ort.webgpu.min.mjs",
+        "dist/ort-wasm-simd-threaded.asyncify.mjs",
+        "dist/ort-wasm-simd-threaded.asyncify.wasm",
+    ),
+)
 
 
 def fetch_package(package: NpmPackage, *, cache: Path | None = None, registry: str | None = None) -> Path:
@@ -67,16 +75,12 @@ def fetch_package(package: NpmPackage, *, cache: Path | None = None, registry: s
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        unpacked = Path(temporary) / folder.name
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             for name in package.files:
-                archive.extract(f"package/{name}", unpacked, filter="data")
-        shutil.rmtree(folder, ignore_errors=True)  # what an older version kept of it
-        try:
-            (unpacked / "package").rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process was quicker
-                raise
+                archive.extract(f"package/{name}", temporary, filter="data")
+        for name in package.files:  # beside other files of the same package that something else asked for
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(temporary) / "package" / name).replace(folder / name)
     return folder
 
 

@@ -13,7 +13,7 @@ from dmedge.artifact import RUNS, Artifact, find_artifacts, load_artifact, progr
 from dmedge.data.emoji import TEST_STYLE, load_pack
 from dmedge.data.languages import language_name, script_of
 from dmedge.devices.loopback import ISOLATION
-from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
+from dmedge.devices.npm import ONNXRUNTIME_WEB, ONNXRUNTIME_WEBGPU, fetch_package
 from dmedge.errors import ArtifactError
 from dmedge.evidence.measured import REPORT
 from dmedge.files import digest_file, list_files
@@ -54,7 +54,7 @@ def build_site(bundle: Artifact, out: Path, *, index: Artifact | None = None) ->
             shutil.copytree(index.root, folder / "index")
         shutil.copytree(bundle.root, folder / "bundle")
         _copy_page(folder)
-        _copy_runtime(folder)
+        _copy_runtime(folder, is_for_gpus=can_use_webgpu(bundle.manifest))
         languages = _write_words(folder, bundle)
         _write_site(folder, bundle, found, languages)
     return out
@@ -63,6 +63,11 @@ def build_site(bundle: Artifact, out: Path, *, index: Artifact | None = None) ->
 def is_for_browsers(manifest: Manifest) -> bool:
     """Whether a bundle with this manifest has the loader."""
     return LOADER in manifest.files
+
+
+def can_use_webgpu(manifest: Manifest) -> bool:
+    """Whether a GPU can run the programs: onnxruntime-web has no WebGPU kernels for operators of int8."""
+    return manifest.summary.get("precision") == "float32"
 
 
 def _copy_page(folder: Path) -> None:
@@ -75,11 +80,12 @@ def _copy_page(folder: Path) -> None:
     (folder / "_headers").write_text(f"/*\n{headers}\n", encoding="utf-8")  # as several static hosts read it
 
 
-def _copy_runtime(folder: Path) -> None:
-    package = fetch_package(ONNXRUNTIME_WEB)
+def _copy_runtime(folder: Path, *, is_for_gpus: bool) -> None:
     (folder / "ort").mkdir()
-    for name in ONNXRUNTIME_WEB.files:
-        shutil.copyfile(package / name, folder / "ort" / Path(name).name)
+    for package in (ONNXRUNTIME_WEB, ONNXRUNTIME_WEBGPU) if is_for_gpus else (ONNXRUNTIME_WEB,):
+        kept = fetch_package(package)
+        for name in package.files:
+            shutil.copyfile(kept / name, folder / "ort" / Path(name).name)
 
 
 def _write_words(folder: Path, bundle: Artifact) -> list[dict[str, str]]:
@@ -116,6 +122,7 @@ def _write_site(folder: Path, bundle: Artifact, index: Artifact, languages: list
             "total_bytes": _bytes_below(digests, "bundle/"),
         },
         "index": {"digest": index.digest, "total_bytes": _bytes_below(digests, "index/")},
+        "webgpu": can_use_webgpu(bundle.manifest),
         "total_bytes": _bytes_below(digests, ""),
         "languages": languages,
         "files": digests,

@@ -29,11 +29,18 @@ const METHODS = {
  * @param {object} options
  * @param {object} options.ort the module of onnxruntime-web, with `env.wasm.wasmPaths` set if need be
  * @param {number} [options.threads] of a run; 1 where the page is not cross-origin isolated, which threads need
+ * @param {string[]} [options.providers] of onnxruntime-web, which the module must hold: "webgpu" where it is float32
  * @param {URL|string} [options.base] of the bundle, ending in a slash, where it is not the folder of this file
  * @param {(url: URL) => Promise<ArrayBuffer>} [options.readBytes] where files come from, if not from the network
  * @throws {Error} a file is missing or was changed, or the manifest is not one that this loader knows
  */
-export async function openBundle({ ort, threads = 1, base = new URL("./", import.meta.url), readBytes = fetchBytes }) {
+export async function openBundle({
+  ort,
+  threads = 1,
+  providers = ["wasm"],
+  base = new URL("./", import.meta.url),
+  readBytes = fetchBytes,
+}) {
   const manifest = JSON.parse(new TextDecoder().decode(await readBytes(new URL("manifest.json", base))));
   if (manifest.schema_version !== SCHEMA || manifest.kind !== "bundle") {
     const found = `${manifest.kind} of schema ${manifest.schema_version}`;
@@ -45,7 +52,7 @@ export async function openBundle({ ort, threads = 1, base = new URL("./", import
   const sessions = {};
   for (const program of manifest.programs.filter(({ runtime }) => runtime === RUNTIME)) {
     const content = new Uint8Array(await read(program.file));
-    sessions[program.name] = await ort.InferenceSession.create(content, { executionProviders: ["wasm"] });
+    sessions[program.name] = await ort.InferenceSession.create(content, { executionProviders: providers });
   }
   const has = (name) => name in manifest.files; // a variant has only what its programs need
   const { context_length: contextLength } = manifest.summary;
@@ -55,13 +62,13 @@ export async function openBundle({ ort, threads = 1, base = new URL("./", import
     labels: has("labels.json") ? await json("labels.json") : [],
     answers: has("answers.json") ? await json("answers.json") : [],
   };
-  return new Model(ort, manifest, sessions, files);
+  return new Model(ort, manifest, sessions, { ...files, providers });
 }
 
 /** A loaded bundle. Embeddings have unit length: the dot product of two is the score of a picture for a text. */
 export class Model {
-  constructor(ort, manifest, sessions, { tokenizer, preprocessing, labels, answers }) {
-    Object.assign(this, { ort, manifest, sessions, tokenizer, preprocessing, labels, answers });
+  constructor(ort, manifest, sessions, files) {
+    Object.assign(this, { ort, manifest, sessions, ...files });
     for (const [method, program] of Object.entries(METHODS)) if (!(program in sessions)) this[method] = undefined;
   }
 
