@@ -26,6 +26,7 @@ from dmedge.study.long_text import long_descriptions, windowed
 from dmedge.study.pairs import degrade, judged_pairs, training_pairs
 from dmedge.study.scores import classification, clustered, over_seeds
 from dmedge.study.study import study
+from dmedge.study.turns import in_turns
 from tests.made_once import made_once
 from tests.tiny_bundles import CONFIG, write_checkpoint
 
@@ -181,6 +182,26 @@ def test_contestants_do_not_see_padding(family: str) -> None:
     assert alone.classes.shape == (2, 7)
     torch.testing.assert_close(wide.classes, alone.classes, atol=1e-4, rtol=1e-4)
     assert (alone.match is None) != (alone.image is None) or family == "dmedge"
+
+
+def test_a_model_beside_itself_takes_as_long() -> None:
+    torch.manual_seed(0)
+    model = FAMILIES["dmedge"](50, 7).eval()
+    times = in_turns({"dmedge": model, "again": model, "twice": Twice(model)})
+    ratio = {name: np.median(own / times["dmedge"]) for name, own in times.items()}
+    assert ratio["again"] < ratio["twice"]
+
+
+class Twice(torch.nn.Module):
+    """A model that does its work two times."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> object:
+        self.model(*inputs)
+        return self.model(*inputs)
 
 
 def test_one_window_is_the_text_itself(run: Study) -> None:

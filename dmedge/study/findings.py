@@ -22,12 +22,13 @@ class Findings:
     robustness: Mapping[str, Done]  # by perturbation
     cost: Done
     comparison: Mapping[str, Done]  # by family
+    turns: Done  # latency of all families
 
     def all_cells(self) -> list[Done]:
         """Every cell, in the order in which they were run."""
         heads = [run for runs in self.variants.values() for run in runs]
         single = [self.retrieval, self.long_text, self.errors, self.attention]
-        return [*heads, *single, *self.robustness.values(), self.cost, *self.comparison.values()]
+        return [*heads, *single, *self.robustness.values(), self.cost, *self.comparison.values(), self.turns]
 
 
 def summarise(study: Study, found: Findings) -> dict[str, object]:

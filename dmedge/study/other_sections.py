@@ -12,6 +12,7 @@ from dmedge.study.context import Study
 from dmedge.study.cost import RUNTIME, TARGET
 from dmedge.study.findings import Findings, summarise
 from dmedge.study.page import Picture, Section, Table
+from dmedge.study.turns import ROUNDS, TOKENS
 from dmedge.study.words import verdict_on_gain, with_interval
 
 WAYS = {"first_window": "first window", "all_windows": "all windows"}  # of reading a long text
@@ -22,7 +23,7 @@ def comparison(study: Study, found: Findings) -> Section:
     config = study.config
     rows = []
     for name, run in found.comparison.items():
-        result = run.result
+        result, timed = run.result, found.turns.result[name]
         rows.append(
             [
                 name,
@@ -31,14 +32,15 @@ def comparison(study: Study, found: Findings) -> Section:
                 f"{result['recall_at_1']:.3f}",
                 f"{result['parameters'] / 1e6:.2f} M ({_without_tokens(result) / 1e6:.2f} M)",
                 f"{result['flops'] / 1e6:.1f} M",
-                f"{result['pair_ms']:.2f} ms",
+                f"{timed['pair_ms']:.2f} ms",
+                f"{timed['ratio']['value']:.2f} [{timed['ratio']['low']:.2f}, {timed['ratio']['high']:.2f}]",
                 f"{result['train_seconds']:.0f} s",
                 _megabytes(result["peak_memory_mb"]),
             ]
         )
     columns = (
         *("model", "accuracy", "macro F1", f"recall@1 among {config.candidates}", "parameters (without tokens)"),
-        *("FLOPs of a pair", "latency of a pair", "training", "peak memory"),
+        *("FLOPs of a pair", "latency of a pair", "of dmedge's", "training", "peak memory"),
     )
     first = next(iter(found.comparison.values())).result
     return Section(
@@ -55,12 +57,12 @@ def comparison(study: Study, found: Findings) -> Section:
                 columns,
                 rows,
                 f"Accuracy on n = {first['accuracy_interval']['n']:,} pairs; recall over {first['searches']} searches. "
-                f"Latency: batch 1, one thread, PyTorch on this machine, median of {first['timed_runs']}. To rank a "
-                "gallery, two encoders run once for each picture beforehand and once for the query; a two-stream model "
+                f"Latency: batch 1, {TOKENS} tokens, one thread, PyTorch on this machine, {ROUNDS} rounds in turns. To rank "
+                "a gallery, two encoders run once for each picture beforehand and once for the query; a two-stream model "
                 "runs once for each pair.",
             ),
         ),
-        cells=folders(list(found.comparison.values())),
+        cells=folders([*found.comparison.values(), found.turns]),
     )
 
 

@@ -21,6 +21,7 @@ from dmedge.study.context import Study
 from dmedge.study.features import MOST_TOKENS, vocabulary
 from dmedge.study.pairs import Ints, Pairs
 from dmedge.study.scores import classification, clustered
+from dmedge.study.turns import OWN
 from dmedge.training.batches import pad
 from dmedge.training.warm_start import factorise
 
@@ -28,8 +29,6 @@ CONTRASTIVE_WEIGHT = 0.5  # of the loss that teaches which picture a text belong
 WARMUP_SHARE, WEIGHT_DECAY, CLIP = 0.1, 0.05, 1.0
 LOGIT_SCALE = 20.0  # of the contrastive loss
 SEARCHES = 200  # texts that look for their picture among the candidates
-TIMED, WARM = 30, 5  # runs of one pair
-OWN = "dmedge, its own way"  # with warm start and concepts
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +57,14 @@ def contestant_inputs(study: Study, pairs: Pairs) -> Inputs:
 
 def run_comparison(study: Study) -> dict[str, Done]:
     """Train and judge every family, and dmedge once more with what it usually starts from."""
-    classes, vocab_size = study.members.shape[0], study.checkpoint.tokenizer.vocab_size
-    makers: dict[str, Callable[[], nn.Module]] = {
-        name: partial(make, vocab_size, classes) for name, make in FAMILIES.items()
-    }
-    makers[OWN] = lambda: _warm(study, vocab_size)
+    makers = _makers(study)
+    makers[OWN] = lambda: _warm(study, study.checkpoint.tokenizer.vocab_size)
     return {name: study.run(_cell(study, name, make)) for name, make in makers.items()}
+
+
+def _makers(study: Study) -> dict[str, Callable[[], nn.Module]]:
+    classes, vocab_size = study.members.shape[0], study.checkpoint.tokenizer.vocab_size
+    return {name: partial(make, vocab_size, classes) for name, make in FAMILIES.items()}
 
 
 def _warm(study: Study, vocab_size: int) -> nn.Module:
@@ -121,7 +122,7 @@ def _cell(study: Study, name: str, make: Callable[[], nn.Module]) -> Cell:
             ).to_json(),
             "recall_at_1": float(hits.mean()),
             "searches": len(hits),
-            **pair_cost(model, test),
+            "flops": operations(model, _longest(test)),
         }
 
     return Cell(f"scratch-{name.lower().replace(',', '').replace(' ', '-')}", settings, run)
@@ -207,20 +208,13 @@ def search(model: nn.Module, inputs: Inputs, candidates: int, seed: int) -> NDAr
 
 
 @torch.no_grad()
-def pair_cost(model: nn.Module, inputs: Inputs) -> dict[str, float | int]:
-    """Floating-point operations and milliseconds of one pair, batch 1, one thread, in PyTorch on this machine."""
-    drawn = inputs.draw(np.array([int(np.argmax([len(row) for row in inputs.ids]))]))
+def operations(model: nn.Module, drawn: tuple[Tensor, Tensor, Tensor]) -> int:
+    """Floating-point operations of one pair."""
     with FlopCounterMode(display=False) as counter:
         model(*drawn)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        samples = []
-        for run in range(WARM + TIMED):
-            began = time.perf_counter()
-            model(*drawn)
-            if run >= WARM:
-                samples.append((time.perf_counter() - began) * 1000)
-    finally:
-        torch.set_num_threads(threads)
-    return {"flops": int(counter.get_total_flops()), "pair_ms": float(np.median(samples)), "timed_runs": len(samples)}
+    return int(counter.get_total_flops())
+
+
+def _longest(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """The pair whose text has most tokens."""
+    return inputs.draw(np.array([int(np.argmax([len(row) for row in inputs.ids]))]))

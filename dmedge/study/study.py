@@ -20,6 +20,7 @@ from dmedge.study.retrieval import run_retrieval
 from dmedge.study.robustness import run_robustness
 from dmedge.study.scratch import run_comparison
 from dmedge.study.sections import sections
+from dmedge.study.turns import run_turns
 from dmedge.study.variants import run_variants
 
 PAGE, TEXT, FIGURES = "study.html", "study.md", "study.json"
@@ -77,4 +78,5 @@ def run_cells(run: Study) -> Findings:
         robustness=run_robustness(run, variants),
         cost=run_cost(run),
         comparison=run_comparison(run),
+        turns=run_turns(run),
     )
