@@ -58,8 +58,8 @@ def comparison(study: Study, found: Findings) -> Section:
                 rows,
                 f"Accuracy on n = {first['accuracy_interval']['n']:,} pairs; recall over {first['searches']} searches. "
                 f"Latency: batch 1, {TOKENS} tokens, one thread, PyTorch on this machine, {ROUNDS} rounds in turns. To "
-                "rank a gallery, two encoders run once for each picture beforehand and once for the query; a two-stream "
-                "model runs once for each pair.",
+                "rank a gallery, two encoders run once for each picture beforehand and once for the query; a two-"
+                "stream model runs once for each pair.",
             ),
         ),
         cells=folders([*found.comparison.values(), found.turns]),
