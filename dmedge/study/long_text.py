@@ -80,8 +80,8 @@ def long_descriptions(count: int, seed: int, own_every: int) -> tuple[list[str],
         locale = LOCALES[number % len(LOCALES)]
         names, keywords = pack.names(locale), pack.keywords(locale)
         owner = int(rng.choice(seen))
-        own = [word for word in (names[owner], *keywords[owner]) if word]
-        any_words = [word for i in rng.choice(seen, size=max(CONTEXTS)) for word in keywords[i]]
+        own = np.array([word for word in (names[owner], *keywords[owner]) if word])
+        any_words = np.array([word for i in rng.choice(seen, size=max(CONTEXTS)) for word in keywords[i]])
         words: list[str] = []
         while len(words) < max(CONTEXTS):
             some = [str(rng.choice(own)), *(str(word) for word in rng.choice(any_words, size=own_every - 1))]
