@@ -28,7 +28,9 @@ from dmedge.study.scores import classification, clustered, over_seeds
 from dmedge.study.study import study
 from dmedge.study.turns import ROUNDS, in_turns
 from tests.made_once import made_once
-from tests.tiny_bundles import CONFIG, write_checkpoint
+from tests.tiny_bundles import CONFIG, tiny_checkpoint, write_checkpoint
+
+__all__ = ["tiny_checkpoint"]  # fixtures
 
 SEEN = sum(not is_unseen_emoji(emoji.hexcode) for emoji in load_pack().emoji)
 TINY = StudyConfig(
