@@ -3,6 +3,7 @@
 Source: protocol.txt and shell_v2 of Android's adb (packages/modules/adb).
 """
 
+import itertools
 import os
 import socket
 import struct
@@ -61,6 +62,7 @@ class Link:
         self._connection, self.temporary = connection, temporary
         self._sending = threading.Lock()
         self._streams: dict[int, Stream] = {}
+        self._numbers = itertools.count(1)  # never one twice: a late packet of a closed shell must not reach another
         threading.Thread(target=self._serve, daemon=True).start()
 
     def send(self, command: int, first: int, second: int, data: bytes = b"") -> None:
@@ -107,7 +109,7 @@ class Link:
         if not service.startswith("shell,v2"):
             self.send(CLSE, 0, theirs)
             return
-        mine = len(self._streams) + theirs + 1
+        mine = next(self._numbers)
         self._streams[mine] = Stream(self, mine, theirs, service.partition(":")[2])
 
 
