@@ -103,14 +103,9 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
             target=config.target,
             summary=facts
             | _summary(checkpoint, ours, lowerings, parity)
-            | {
-                "variant": config.variant,
-                "support": support,
-                "size": sizes,
-                "towers": tower_facts(checkpoint, planned, {r: found.counts for r, found in lowerings.items()}),
-                "minimum_versions": minimum_versions(lowerings),
-                **inherited(parent.manifest),
-            },
+            | {"variant": config.variant, "support": support, "size": sizes}
+            | {"towers": tower_facts(checkpoint, planned, {r: found.counts for r, found in lowerings.items()})}
+            | {"minimum_versions": minimum_versions(lowerings), **inherited(parent.manifest)},
             seal=seal,
         )
         meter.write(artifact)

@@ -28,9 +28,9 @@ from dmedge.study.scores import classification, clustered, over_seeds
 from dmedge.study.study import study
 from dmedge.study.turns import ROUNDS, in_turns
 from tests.made_once import made_once
-from tests.tiny_bundles import CONFIG, tiny_checkpoint, write_checkpoint
+from tests.tiny_bundles import CONFIG, int8_checkpoint, tiny_checkpoint, write_checkpoint
 
-__all__ = ["tiny_checkpoint"]  # fixtures
+__all__ = ["int8_checkpoint", "tiny_checkpoint"]  # fixtures
 
 SEEN = sum(not is_unseen_emoji(emoji.hexcode) for emoji in load_pack().emoji)
 TINY = StudyConfig(
@@ -281,6 +281,31 @@ def test_a_checkpoint_of_other_data_is_refused(tiny_checkpoint: Artifact, tmp_pa
     with pytest.raises(ArtifactError, match="one for every emoji"):
         study(tiny_checkpoint, TINY, tmp_path / "study")
     assert not (tmp_path / "study").exists()
+
+
+def test_a_quantized_checkpoint_is_refused(int8_checkpoint: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is quantized"):
+        study(int8_checkpoint, TINY, tmp_path / "study")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_recipes_are_one_too_many(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["study", "--quick", "--recipe", "mine.toml", "--out", str(tmp_path / "study")])
+    assert done.exit_code == 2
+    assert "leave one out" in done.output
+
+
+def test_a_report_passes_over_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_cell(Cell("one", {}, lambda folder: {"value": 1}), tmp_path / "runs" / "study.steps", {})
+    done = CliRunner().invoke(cli, ["report"])
+    assert done.exit_code == 1
+    assert "no fitting evidence" in done.output
+    (cell,) = (tmp_path / "runs" / "study.steps").iterdir()
+    done = CliRunner().invoke(cli, ["report", str(cell), "--out", "page.html"])
+    assert done.exit_code == 1
+    assert "expected that of verify or bench" in done.output
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_the_whole_study_and_that_nothing_is_run_twice(

@@ -22,10 +22,10 @@ def report(place: Path | None, markdown: bool, out: Path | None) -> None:
     runs/ stands].
     """
     from dmedge.evidence.report import write_page, write_report
-    from dmedge.evidence.report_data import collect
+    from dmedge.evidence.report_data import REPORTS, collect
     from dmedge.evidence.report_markdown import render_markdown
 
-    chosen = place or default_artifact("evidence", root=RUNS).root.parent
+    chosen = place or default_artifact("evidence", root=RUNS, accept=lambda found: found.stage in REPORTS).root.parent
     is_evidence = (chosen / "manifest.json").is_file()
     if not markdown and (out is None or out.suffix != ".md"):
         click.echo(write_report(chosen, out or (chosen.parent if is_evidence else chosen) / "report.html"))

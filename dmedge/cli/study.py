@@ -15,7 +15,9 @@ DEFAULT = "emoji"  # the checkpoint that ships
 @click.argument("checkpoint", type=ArtifactParam("checkpoint"), required=False)
 @click.option("--recipe", default="study", show_default=True, help="Settings: study, quick, or a TOML file.")
 @click.option("--quick", is_flag=True, help="Too little of everything to conclude from; short for --recipe quick.")
-@click.option("--out", type=click.Path(path_type=Path), help="Directory to create [default: runs/study].")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Directory to create [default: runs/study, or runs/study-NAME]."
+)
 @set_option
 @json_option
 def study(
@@ -35,8 +37,11 @@ def study(
     from dmedge.study.study import study as run_study
     from dmedge.study.words import headlines
 
-    config = load_study("quick" if quick else recipe, overrides)
-    made = run_study(checkpoint or load_artifact(DEFAULT), config, out or RUNS / "study")
+    if quick and recipe not in ("study", "quick"):
+        raise click.UsageError(f"--quick and --recipe {recipe}; expected one of them; leave one out")
+    name = "quick" if quick else recipe
+    place = RUNS / ("study" if name == "study" else f"study-{Path(name).stem}")
+    made = run_study(checkpoint or load_artifact(DEFAULT), load_study(name, overrides), out or place)
     if as_json:
         print_json({"path": made.root, "digest": made.digest, "summary": dict(made.manifest.summary)})
         return

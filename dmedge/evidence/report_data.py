@@ -87,7 +87,13 @@ def _judged_digest(place: Path) -> str | None:
     """Which artifact `place` is evidence of; None if it is no artifact."""
     if not (place / "manifest.json").is_file():
         return None
-    return read_manifest(load_artifact(place, kind="evidence").root).parents["artifact"]
+    manifest = load_artifact(place, kind="evidence").manifest
+    if manifest.stage not in REPORTS:
+        raise ArtifactError(
+            f"{place}: evidence by {manifest.stage}; expected that of {' or '.join(REPORTS)}; "
+            "name such, or open the page that lies in it"
+        )
+    return manifest.parents["artifact"]
 
 
 def _judged(

@@ -1,7 +1,7 @@
 """Settings of a study."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from dmedge.config import apply_overrides, load_config, near_match, read_toml
@@ -78,8 +78,3 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> StudyConfig:
         path = RECIPES / f"{name_or_path}.toml"
     table = apply_overrides(read_toml(path), overrides)
     return load_config(StudyConfig, table, where=path.name)
-
-
-def setting_names() -> list[str]:
-    """Names of all settings."""
-    return [field.name for field in fields(StudyConfig)]

@@ -73,21 +73,24 @@ class Study:
 
     @cached_property
     def members(self) -> Tensor:
-        """[classes, concepts], 1 where a concept of the model is of a class.
+        """[classes, concepts], 1 where a concept of the model is of a class."""
+        subgroup = [emoji.subgroup for emoji in load_pack().emoji if not is_unseen_emoji(emoji.hexcode)]
+        members = torch.zeros(len(class_names()), len(subgroup))
+        members[subgroup, np.arange(len(subgroup))] = 1
+        return members
+
+    def check_concepts(self) -> None:
+        """Refuse a checkpoint of other data.
 
         Raises:
             ArtifactError: the model has no concept for every emoji that may be trained on.
         """
-        seen = [emoji for emoji in load_pack().emoji if not is_unseen_emoji(emoji.hexcode)]
-        concepts = self.checkpoint.model.config.concepts
-        if concepts != len(seen):
+        concepts, wanted = self.checkpoint.model.config.concepts, self.members.shape[1]
+        if concepts != wanted:
             raise ArtifactError(
-                f"{self.artifact.root}: {concepts} concepts; a study expects {len(seen)}, one for every emoji "
+                f"{self.artifact.root}: {concepts} concepts; a study expects {wanted}, one for every emoji "
                 "of the embedded data; name a checkpoint that was trained on it with concept_head = true"
             )
-        members = torch.zeros(len(class_names()), concepts)
-        members[[emoji.subgroup for emoji in seen], np.arange(concepts)] = 1
-        return members
 
     def task_settings(self) -> dict[str, object]:
         """Settings that the pairs depend on."""

@@ -57,6 +57,7 @@ def comparison(study: Study, found: Findings) -> Section:
                 columns,
                 rows,
                 f"Accuracy on n = {first['accuracy_interval']['n']:,} pairs; recall over {first['searches']} searches. "
+                "Memory is that of the whole process at its most, with the data of the study in it. "
                 f"Latency: batch 1, {TOKENS} tokens, one thread, PyTorch on this machine, {ROUNDS} rounds in turns. To "
                 "rank a gallery, two encoders run once for each picture beforehand and once for the query; a two-"
                 "stream model runs once for each pair.",

@@ -6,6 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dmedge.artifact import Artifact, new_artifact
+from dmedge.errors import ArtifactError
+from dmedge.evidence.attention import check_attends
+from dmedge.evidence.baseline import is_float
 from dmedge.manifest import MANIFEST_NAME
 from dmedge.study.attention import run_attention
 from dmedge.study.cells import RESULT
@@ -37,10 +40,17 @@ def study(checkpoint: Artifact, config: StudyConfig, out: Path) -> Artifact:
         out: directory to create.
 
     Raises:
-        ArtifactError: `out` exists, or the checkpoint was not trained on the embedded data.
+        ArtifactError: `out` exists, or the checkpoint is quantized, attends to nothing, or is of other data.
     """
+    if not is_float(checkpoint.manifest):
+        raise ArtifactError(
+            f"{checkpoint.root}: is quantized, and has no gradients; expected a float checkpoint; name the one it was "
+            "made from"
+        )
     with new_artifact(out) as draft:
         run = Study(config, checkpoint, out.with_name(f"{out.name}.steps"))
+        check_attends(run.checkpoint)
+        run.check_concepts()
         found = run_cells(run)
         cells = found.all_cells()
         for done in cells:
@@ -67,7 +77,6 @@ def study(checkpoint: Artifact, config: StudyConfig, out: Path) -> Artifact:
 
 def run_cells(run: Study) -> Findings:
     """All cells, the cheap ones first."""
-    run.members  # noqa: B018 - refuses a checkpoint of other data before any work
     variants = run_variants(run)
     return Findings(
         variants=variants,
