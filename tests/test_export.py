@@ -233,13 +233,16 @@ def test_an_operation_left_to_slow_kernels_is_an_error(
 
 @pytest.mark.slow
 @pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("precision", "variant"), [("tiny_checkpoint", "image-only"), ("int8_checkpoint", "full")], ids=["float", "int8"]
+)
 def test_what_a_lowering_leaves_out_changes_no_byte(
-    tiny_checkpoint: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, variant: Any, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ExportConfig(target="android", variant="image-only")
-    short = export_bundle(tiny_checkpoint, config, tmp_path / "short")
+    checkpoint, config = request.getfixturevalue(precision), ExportConfig(target="android", variant=variant)
+    short = export_bundle(checkpoint, config, tmp_path / "short")
     monkeypatch.setattr(executorch_module, "settled", nullcontext)
-    whole = export_bundle(tiny_checkpoint, config, tmp_path / "whole")
+    whole = export_bundle(checkpoint, config, tmp_path / "whole")
     assert short.manifest.files["programs/model.pte"] == whole.manifest.files["programs/model.pte"]
 
 
