@@ -1,6 +1,6 @@
-"""All measurements of one benchmark: parity first, then starts and memory, then turns.
+"""All measurements of one benchmark: parity first, then turns, then starts and memory.
 
-Two processes stay loaded and take turns on the same pictures and texts. What an app does around
+The two processes that have shown parity take turns on the same pictures and texts. What an app does around
 the programs (decoding, resizing, tokenising) is timed apart, in this process, and not at all
 for another machine.
 """
@@ -68,17 +68,16 @@ def take_timings(
         return Encoder(sides[side], threads=config.threads, runtime=runtime, device=device)
 
     parity: dict[str, ParityReport] = {}
-    with open_side("artifact") as encoder:
-        parity["artifact"] = _parity(sides["artifact"], encoder)
-        workload = draw_workload(data, encoder)
-        front = time_front_end(workload, encoder) if device is None else {}
-    with open_side("fp32") as encoder:
-        parity["fp32"] = _parity(sides["fp32"], encoder)
-    starts = _time_starts(open_side, list(sides), workload, config.repeats)
     with ExitStack() as stack:
-        mine, theirs = (stack.enter_context(open_side(side)) for side in ("artifact", "fp32"))
+        mine = stack.enter_context(open_side("artifact"))
+        parity["artifact"] = _parity(sides["artifact"], mine)
+        workload = draw_workload(data, mine)
+        front = time_front_end(workload, mine) if device is None else {}
+        theirs = stack.enter_context(open_side("fp32"))
+        parity["fp32"] = _parity(sides["fp32"], theirs)
         cases = _take_turns(mine, theirs, workload, config.rounds)
         facts = mine.facts()[0]
+    starts = _time_starts(open_side, list(sides), workload, config.repeats)
     version = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
     return Timings(parity, starts, cases, front, version, {"before": before, "after": facts_of()})
 

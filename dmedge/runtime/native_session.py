@@ -1,9 +1,11 @@
 """A session whose programs run on a device, by a native runner instead of Python."""
 
+import hashlib
+import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.artifact import Artifact, Program
+from dmedge.devices.folder import PREFIX
 from dmedge.devices.jobs import INPUTS, JOB, OUTPUTS, Answer, Job, read_answer, read_outputs, write_job
 from dmedge.devices.names import find_device, no_times
 from dmedge.devices.native_runner import COMMAND
@@ -62,10 +65,12 @@ class NativeSession:
         runner = device.runner(runtime)
         self._work = device.open()
         self._jobs = 0
+        self._kept: dict[bytes, str] = {}  # digest of a job -> its folder there
         self._load_ms = 0.0
         self._last: Answer | None = None
         self._talk: Conversation | None = None
-        self._end = weakref.finalize(self, _end, self._work)
+        self._here = Path(tempfile.mkdtemp(prefix=PREFIX))  # of the jobs; a work directory may link to it
+        self._end = weakref.finalize(self, _end, self._here, self._work)
         try:
             for name, file in runner.files.items():
                 self._work.push(file, name)
@@ -73,7 +78,7 @@ class NativeSession:
                 self._work.push(artifact.file(name), name)
             self._talk = self._work.start((COMMAND,))
             self._end.detach()
-            self._end = weakref.finalize(self, _end, self._work, self._talk)
+            self._end = weakref.finalize(self, _end, self._here, self._work, self._talk)
             for program in self.programs:
                 self._load_ms += self._run(program, [], (), f"while loading {program.file}").load_ms or 0.0
         except DmedgeError:
@@ -161,19 +166,33 @@ class NativeSession:
             config=(EXACT,),
             runs=runs,
         )
-        self._jobs += 1
-        there = PurePosixPath(f"jobs/{self._jobs}")
-        with tempfile.TemporaryDirectory() as folder:
-            here = Path(folder)
-            write_job(here, job, items)
-            for name in (JOB, INPUTS):
-                self._work.push(here / name, str(there / name))
-            self._last = self._ask(str(there), doing)
-            if found is not None:
-                self._work.pull(str(there / OUTPUTS), here / OUTPUTS)
-                found += read_outputs(here / OUTPUTS, self._last)
-            self._work.remove(str(there))
+        there = self._sent(job, items)
+        self._last = self._ask(there, doing)
+        if found is not None:
+            outputs_here = self._here / there / OUTPUTS
+            self._work.pull(f"{there}/{OUTPUTS}", outputs_here)
+            found += read_outputs(outputs_here, self._last)
+        if there not in self._kept.values():
+            self._work.remove(there)
+            shutil.rmtree(self._here / there)
         return self._last
+
+    def _sent(self, job: Job, items: Sequence[Sequence[Array]]) -> str:
+        """The folder there of a job; one that is timed is asked for again and again, so it is sent once and kept."""
+        self._jobs += 1
+        there = f"jobs/{self._jobs}"
+        here = self._here / there
+        here.mkdir(parents=True)
+        write_job(here, job, items)
+        key = b"".join(hashlib.sha256((here / name).read_bytes()).digest() for name in (JOB, INPUTS))
+        if key in self._kept:
+            shutil.rmtree(here)
+            return self._kept[key]
+        for name in (JOB, INPUTS):
+            self._work.push(here / name, f"{there}/{name}")
+        if job.runs is not None:
+            self._kept[key] = there
+        return there
 
     def _ask(self, folder: str, doing: str) -> Answer:
         assert self._talk is not None
@@ -186,13 +205,15 @@ class NativeSession:
             return read_answer(line)
         except DmedgeError as error:
             self._work.remove(folder)
+            self._kept = {key: kept for key, kept in self._kept.items() if kept != folder}
             raise DmedgeError(f"{self._name}: failed {doing}: {error}") from error
 
     def _closed(self) -> DmedgeError:
         return DmedgeError(f"{self._name}: closed; expected an open session; open it again")
 
 
-def _end(work: WorkDirectory, talk: Conversation | None = None) -> None:
+def _end(here: Path, work: WorkDirectory, talk: Conversation | None = None) -> None:
     if talk is not None:
         talk.close()
     work.close()
+    shutil.rmtree(here, ignore_errors=True)
