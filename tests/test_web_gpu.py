@@ -78,26 +78,25 @@ GPU_OF_SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader",
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("case", ["sound", "differs"])
-def test_a_gpu_is_used_only_if_it_repeats_the_golden_cases(case: str, site: Path, tmp_path: Path) -> None:
+def test_a_gpu_is_used_only_if_it_repeats_the_golden_cases(
+    case: str, chromium: Any, site: Path, tmp_path: Path
+) -> None:
     """On the GPU of software that Chromium brings; WebAssembly finds the same."""
-    from playwright.sync_api import sync_playwright
-
     folder = shutil.copytree(site, tmp_path / "site")
     if case == "differs":
         demand_exactness(folder)
     server = LoopbackServer({"/": folder}, headers=HEADERS)
     scores = {}
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find_chromium(), args=list(GPU_OF_SOFTWARE))
-        for wish in ("wasm", "webgpu"):
-            page = browser.new_context(service_workers="block").new_page()
-            page.goto(f"{server.url}/app.css")
-            loaded = page.evaluate(LOAD, wish)
-            expected = wish if case == "sound" else "wasm"
-            assert loaded["provider"] == expected, loaded
-            assert ("note" in loaded) == (wish != expected)
-            scores[wish] = [loaded["scores"][str(place)] for place in range(len(loaded["scores"]))]
-        browser.close()
+    browser = chromium.browser_type.launch(executable_path=find_chromium(), args=list(GPU_OF_SOFTWARE))
+    for wish in ("wasm", "webgpu"):
+        page = browser.new_context(service_workers="block").new_page()
+        page.goto(f"{server.url}/app.css")
+        loaded = page.evaluate(LOAD, wish)
+        expected = wish if case == "sound" else "wasm"
+        assert loaded["provider"] == expected, loaded
+        assert ("note" in loaded) == (wish != expected)
+        scores[wish] = [loaded["scores"][str(place)] for place in range(len(loaded["scores"]))]
+    browser.close()
     server.close()
     np.testing.assert_allclose(scores["webgpu"], scores["wasm"], atol=1e-4)
 

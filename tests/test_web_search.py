@@ -75,6 +75,39 @@ def test_page_finds_what_python_finds(script: str, plain: Any, bundle: Artifact,
         assert type_query(plain, query)[:3] == [*map(str, keys[:3])]
 
 
+BEST = """async ([codes, scales, queries, tops]) => {
+  const { Rows, bestPlaces } = await import("./rows.mjs");
+  const rows = new Rows(Int8Array.from(codes), Float32Array.from(scales), queries[0].length);
+  return queries.map((numbers) => {
+    const query = Float32Array.from(numbers);
+    const scores = rows.scores(query);
+    const found = tops.map((top) => rows.best(query, top));
+    const want = tops.map((top) => bestPlaces(scores, top).map((place) => ({ place, score: scores[place] })));
+    return { scores: [...scores], found, want };
+  });
+}"""
+
+
+@pytest.mark.parametrize("kind", ["concepts", "concepts of either sign", "dense"])
+def test_best_rows_are_those_of_the_whole_product(kind: str, plain: Any, rng: np.random.Generator) -> None:
+    count, width = 300, 65
+    rows, queries = rng.standard_normal((count, width)), rng.standard_normal((6, width)).astype(np.float32)
+    if kind != "dense":  # few numbers make up nearly all of a row
+        rows, queries = np.exp(3 * rows), np.exp(3 * queries)
+    if kind == "concepts of either sign":
+        rows, queries = (values * rng.choice([-1, 1], values.shape) for values in (rows, queries))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    scales = (np.abs(rows).max(axis=1) / 127 / np.linalg.norm(rows, axis=1)).astype(np.float32)
+    codes = np.rint(rows / np.linalg.norm(rows, axis=1, keepdims=True) / scales[:, None]).astype(np.int8)
+    codes[40:60], scales[40:60] = codes[40], scales[40]  # equals: the earlier first
+    tops = [0, 1, 7, 48, count - 1, count, count + 5]
+    argument = [codes.ravel().tolist(), scales.tolist(), queries.tolist(), tops]
+    for query, found in zip(queries, plain.evaluate(BEST, argument), strict=True):
+        np.testing.assert_allclose(found["scores"], (codes @ query.astype(np.float64)) * scales, atol=1e-6)
+        assert found["found"] == found["want"]
+        assert [len(best) for best in found["found"]] == [min(top, count) for top in tops]
+
+
 def test_golden_inputs_repeat_in_the_page(plain: Any) -> None:
     plain.click("#open-details")
     plain.click("#conform")
