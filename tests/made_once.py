@@ -11,7 +11,12 @@ from dmedge.artifact import Artifact, load_artifact
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Artifact:
-    """The artifact `name` of a folder that all workers share; `make` writes it where none stands.
+    """The artifact `name` of a folder that all workers share; `make` writes it where none stands."""
+    return load_artifact(folder_once(factory, name, make))
+
+
+def folder_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """As `made_once`, for a folder that is no artifact.
 
     Whoever comes while another worker makes it waits for that one.
     """
@@ -20,7 +25,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / name).exists():
             make(folder / name)
-    return load_artifact(folder / name)
+    return folder / name
 
 
 def shared_folder(factory: pytest.TempPathFactory) -> Path:

@@ -159,7 +159,7 @@ def test_the_page_of_the_readme_classifies(make: Make, tmp_path: Path) -> None:
     last = "window.found = [label, [...scores], typeof model.encodeText, typeof model.classify];\n</script>"
     (tmp_path / "index.html").write_text(page.replace("</script>", last), encoding="utf-8")
     files = {"/": tmp_path, "/bundle/": bundle.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
-    server = LoopbackServer(files, is_isolated=False)
+    server = LoopbackServer(files, headers={})
     browser = BrowserPage(f"{server.url}/index.html")
     try:
         wait = "async () => { while (!window.found) await new Promise((done) => setTimeout(done, 20)); return found; }"

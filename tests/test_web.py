@@ -200,7 +200,7 @@ def test_the_page_of_the_readme_works(bundles: Bundles, tmp_path: Path) -> None:
     last = "window.score = score; window.pair = await model.fuse(found, query);\n</script>"
     (tmp_path / "index.html").write_text(page.replace("</script>", last), encoding="utf-8")
     files = {"/": tmp_path, "/bundle/": bundle.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
-    server = LoopbackServer(files, is_isolated=False)
+    server = LoopbackServer(files, headers={})
     browser = BrowserPage(f"{server.url}/index.html")
     try:
         wait = "async () => { while (!window.pair) await new Promise((done) => setTimeout(done, 20)); return %s; }"

@@ -7,7 +7,7 @@
 
 import { replay } from "./conformance.mjs";
 import { IntegrityError, readSite } from "./integrity.mjs";
-import { Rows, bestPlaces, selectNumbers } from "./rows.mjs";
+import { Rows, selectNumbers } from "./rows.mjs";
 import { TITLES, chooseProvider, openModel, runtimeFiles } from "./runtime.mjs";
 import { readNpy } from "./arrays.mjs";
 import { percentiles } from "./timing.mjs";
@@ -111,8 +111,7 @@ function similar({ key, top }) {
 function rank(query, top, scope) {
   const matches = [];
   if (scope !== "own") {
-    const scores = gallery.rows.scores(query);
-    for (const place of bestPlaces(scores, top)) matches.push({ key: place, score: scores[place] });
+    for (const { place, score } of gallery.rows.best(query, top)) matches.push({ key: place, score });
   }
   if (scope !== "gallery") {
     for (const [key, row] of own) {
@@ -129,8 +128,7 @@ function rowOf(key) {
 /** The words of a language that say best what a picture shows. */
 async function bestWords({ key, language, top }, report) {
   const { names: found, rows } = await words.of(language, report);
-  const scores = rows.scores(rowOf(key));
-  return bestPlaces(scores, top).map((place) => ({ word: found[place], score: scores[place] }));
+  return rows.best(rowOf(key), top).map(({ place, score }) => ({ word: found[place], score }));
 }
 
 /** Names of the emoji in a language, by character. */

@@ -2,20 +2,16 @@
 /**
  * Keeps one version of the site for offline use. A file is kept only if its sha256 is the one that was written down.
  *
- * Answers carry the headers that threads need, so a page on a host without them is isolated from its second visit on.
+ * Answers carry the headers of the site, so on a host that sends none the page is isolated, and its worker bound to a
+ * content security policy, from the second visit on.
  */
 
-importScripts("./version.js"); // self.SITE = {version, files: {path: sha256}}
+importScripts("./version.js"); // self.SITE = {version, headers: {name: value}, files: {path: sha256}}
 
 const SCOPE = new URL("./", self.location);
 const PREFIX = `dmedge ${SCOPE.pathname} `;
 const CACHE = `${PREFIX}${self.SITE.version}`;
 const AT_ONCE = 4;
-const HEADERS = {
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Embedder-Policy": "require-corp",
-  "Cross-Origin-Resource-Policy": "same-origin",
-};
 
 self.addEventListener("install", (event) => event.waitUntil(fill()));
 self.addEventListener("activate", (event) => event.waitUntil(takeOver()));
@@ -33,7 +29,7 @@ async function answer(request, path) {
   const cache = await caches.open(CACHE);
   const response = (await cache.match(new URL(path, SCOPE))) ?? (await fetch(request));
   const headers = new Headers(response.headers);
-  for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
+  for (const [name, value] of Object.entries(self.SITE.headers)) headers.set(name, value);
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }
 

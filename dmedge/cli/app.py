@@ -25,7 +25,7 @@ def web(bundle: Artifact | None, index: Artifact | None, out: Path | None, serve
     """Write a page that searches pictures in the browser, offline, with BUNDLE.
 
     BUNDLE was exported with --target web [default: the newest such under runs/]. The folder needs a web server and
-    nothing else; served with the headers in its file _headers, it may use several threads.
+    nothing else; with the headers in its file _headers it may use several threads, and no other host than its own.
     """
     from dmedge.flow.web_app import build_site, is_for_browsers
 
@@ -59,8 +59,9 @@ def linux_arm64(bundle: Artifact | None, index: Artifact | None, out: Path | Non
 
 def _serve(site: Path, port: int) -> None:
     from dmedge.devices.loopback import LoopbackServer
+    from dmedge.flow.web_app import HEADERS
 
-    server = LoopbackServer({"/": site}, port=port)
+    server = LoopbackServer({"/": site}, headers=HEADERS, port=port)
     try:
         click.echo(f"{server.url}/ (Ctrl-C ends it)")
         threading.Event().wait()

@@ -1,4 +1,4 @@
-"""A web server that only this machine reaches: folders under prefixes, with the headers that threads need."""
+"""A web server that only this machine reaches: folders under prefixes, with headers, such as those of threads."""
 
 import threading
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder
 class LoopbackServer:
     """Serves until it is closed."""
 
-    def __init__(self, folders: Mapping[str, Path], *, is_isolated: bool = True, port: int = 0) -> None:
+    def __init__(self, folders: Mapping[str, Path], *, headers: Mapping[str, str] = ISOLATION, port: int = 0) -> None:
         """Start on 127.0.0.1.
 
         Args:
             folders: prefix of the path, such as "/bundle/" -> the folder below it; "/" stands for all else.
-            is_isolated: whether pages may share memory between threads.
+            headers: of every answer; without those of `ISOLATION` pages may not share memory between threads.
             port: to listen on; 0 for a free one.
 
         Raises:
@@ -35,7 +35,7 @@ class LoopbackServer:
 
         class Handler(_Handler):
             places: ClassVar = {prefix: folder.resolve() for prefix, folder in sorted(folders.items(), reverse=True)}
-            headers_added: ClassVar = ISOLATION if is_isolated else {}
+            headers_added: ClassVar = dict(headers)
 
         try:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)

@@ -26,6 +26,20 @@ from dmedge.manifest import Manifest, read_manifest
 PAGE = Path(dmedge.apps.__file__).parent / "web"
 PAGE_SUFFIXES = (".html", ".css", ".mjs", ".js", ".webmanifest", ".svg", ".png", ".txt")
 LOADER = "dmedge.mjs"  # of a bundle for browsers
+POLICY = {  # of the page, of its workers, and of the threads of these
+    "default-src": "'self'",
+    "script-src": "'self' 'wasm-unsafe-eval'",  # WebAssembly is compiled by the worker
+    "img-src": "'self' blob:",
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+}
+HEADERS = {  # of every file: a worker is held to those of its own file, not to those of the page
+    **ISOLATION,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "; ".join(f"{name} {sources}" for name, sources in POLICY.items()),
+}
 RIGHT_TO_LEFT = ("Arab", "Hebr", "Nkoo", "Syrc", "Thaa", "Adlm", "Rohg")
 
 
@@ -76,7 +90,7 @@ def _copy_page(folder: Path) -> None:
             place = folder / path.relative_to(PAGE)
             place.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, place)
-    headers = "\n".join(f"  {name}: {value}" for name, value in ISOLATION.items())
+    headers = "\n".join(f"  {name}: {value}" for name, value in HEADERS.items())
     (folder / "_headers").write_text(f"/*\n{headers}\n", encoding="utf-8")  # as several static hosts read it
 
 
@@ -127,11 +141,11 @@ def _write_site(folder: Path, bundle: Artifact, index: Artifact, languages: list
         "languages": languages,
         "files": digests,
     }
-    facts["version"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    facts["version"] = hashlib.sha256(json.dumps([facts, HEADERS], sort_keys=True).encode()).hexdigest()[:16]
     _write_json(folder / "site.json", facts)
     known = {name: digest["sha256"] for name, digest in digests.items()}
     known["site.json"] = digest_file(folder / "site.json").sha256
-    version = json.dumps({"version": facts["version"], "files": known}, indent=0)
+    version = json.dumps({"version": facts["version"], "headers": HEADERS, "files": known}, indent=0)
     (folder / "version.js").write_text(f"self.SITE = {version};\n", encoding="utf-8")
 
 

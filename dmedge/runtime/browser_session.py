@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import dmedge.devices
 from dmedge.artifact import Artifact
 from dmedge.devices.browser import BrowserPage
-from dmedge.devices.loopback import LoopbackServer
+from dmedge.devices.loopback import ISOLATION, LoopbackServer
 from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
 from dmedge.errors import ArtifactError, DmedgeError
 from dmedge.runtime.session import (
@@ -53,7 +53,7 @@ class BrowserSession:
         self.programs = tuple(program for program in artifact.manifest.programs if program.runtime == "onnxruntime")
         self._timeout_s = timeout_s
         folders = {"/": _PAGE, "/bundle/": artifact.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
-        self._server = LoopbackServer(folders, is_isolated=is_isolated)
+        self._server = LoopbackServer(folders, headers=ISOLATION if is_isolated else {})
         try:
             self._page = BrowserPage(f"{self._server.url}/index.html")
         except DmedgeError:
