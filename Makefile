@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Train, compress, export, verify and bench a small model into runs/demo
 	$(BIN)/dmedge demo
 
+# One worker more than cores: a test that waits for a browser, a board or a runtime leaves its core idle.
 test: $(STAMP) system ## Run every test, real runtimes included, on all cores
-	$(BIN)/python -m pytest -m 'not thorough' --numprocesses auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not thorough' --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(STAMP) ## Run formatting, lint, types, layers and the fast tests
 	$(BIN)/ruff format --check .

@@ -10,8 +10,11 @@ Source: Abdaoui et al. 2020, arXiv:2010.05609 (smaller versions of multilingual 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from dmedge.compress import sentencepiece_model, tokenizer_json
 from dmedge.compress.token_rows import keep_rows, reserved_rows
@@ -35,12 +38,13 @@ FORMATS: Mapping[Kind, Format] = {
 
 def count_pieces(tokenizer: AnyTokenizer, texts: Iterable[str]) -> Counter[int]:
     """How often every token id occurs in `texts`, without special tokens and padding."""
-    counts: Counter[int] = Counter()
     times = Counter(texts)
-    for row, often in zip(_rows(tokenizer, list(times)), times.values(), strict=True):
-        for token in row:
-            counts[token] += often
-    return counts
+    rows = _rows(tokenizer, list(times))
+    tokens = np.fromiter(chain.from_iterable(rows), np.int64)
+    often = np.repeat(np.fromiter(times.values(), np.int64), [len(row) for row in rows])
+    counts = np.zeros(tokens.max(initial=-1) + 1, np.int64)
+    np.add.at(counts, tokens, often)
+    return Counter({token: int(counts[token]) for token in np.flatnonzero(counts).tolist()})
 
 
 def _rows(tokenizer: AnyTokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -370,14 +370,14 @@ def test_without_a_validation_split_a_part_is_held_out_and_never_trained_on(colo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["no classes", "vit", "answers"])
+@pytest.mark.parametrize("kind", ["no classes", "answers"])
 def test_what_was_trained_on_records_is_evaluated_exported_and_compressed(kind: str, tmp_path: Path) -> None:
     folder = write_colours(tmp_path / "data", 12, has_labels=False)
     if kind == "answers":
         questions = write_questions(tmp_path / "questions", 12)
         config = record_config("vqa", questions, contrastive_weight=0.0, answer_weight=1.0)
     else:
-        config = record_config("folder", folder, model=VIT if kind == "vit" else TOWERS, match_weight=1.0)
+        config = record_config("folder", folder, model=VIT, match_weight=1.0)
     run = train_on_records(config, tmp_path / "run").root
     found = invoke("eval", run, "--data", folder.path, "--json")
     assert found.exit_code == 0, found.stderr
