@@ -35,7 +35,7 @@ def _measure(study: Study, runs: Sequence[Done], folder: Path) -> Result:
         parts |= {"absent": _absent(study, runs), "weakest": _weakest(study, runs)}
     else:
         parts["confused"] = _confused(study, runs)
-    if hardest := source.hardest(pairs, wrong):
+    if (hardest := source.hardest(pairs, wrong)) is not None:
         parts["hardest"] = hardest[:MOST]
     return {"n": len(pairs), **parts, "failure_groups": _failure_groups(source.failure_groups(pairs), wrong, pairs)}
 

@@ -152,7 +152,7 @@ def errors(study: Study, found: Findings) -> Section:
         ),
         pictures=(
             (Picture(_emoji_gallery(result["hardest"]), "The hardest emoji, as this system draws them."),)
-            if "hardest" in result
+            if result.get("hardest")
             else ()
         ),
         cells=folders([found.errors]),
@@ -193,7 +193,7 @@ def _class_tables(result: Mapping[str, Any]) -> list[Table]:
         tables.append(Table("Weakest classes", ("class", "average precision", "pairs that hold it"), rows))
         rows = [[row["name"], f"{row['count']:,}", f"{row['share']:.1%}"] for row in result["absent"]]
         tables.append(Table("Named as likeliest, though absent", ("class", "times", "of all times"), rows))
-    if "hardest" in result:
+    if result.get("hardest"):
         rows = [[row["emoji"], row["name"], f"{row['error']:.2f}", str(row["n"])] for row in result["hardest"]]
         tables.append(Table("Hardest emoji", ("", "name", "error", "pairs"), rows))
     return tables

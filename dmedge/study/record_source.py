@@ -23,7 +23,6 @@ from dmedge.evidence.pairs import Pairs as AttentionPairs
 from dmedge.evidence.pairs import preprocessed
 from dmedge.flow.attention_gallery import Triple
 from dmedge.model.checkpoint import Checkpoint
-from dmedge.study.cells import Result
 from dmedge.study.config import StudyConfig
 from dmedge.study.heads import FUSIONS, VARIANTS, Variant
 from dmedge.study.looks import contrast, small
@@ -209,9 +208,8 @@ class RecordSource:
             found[f"several objects ({MANY} or more classes)"] = np.array([len(own) >= MANY for own in pairs.scores])
         return found
 
-    def hardest(self, pairs: Pairs, wrong: Doubles) -> list[Result]:
+    def hardest(self, pairs: Pairs, wrong: Doubles) -> None:
         """Pictures have no names to list."""
-        return []
 
     def examples(self) -> Mapping[int, str]:
         """No character shows a class of pictures."""

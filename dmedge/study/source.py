@@ -139,8 +139,8 @@ class Source(Protocol):
         """Name of a group that may fail more often -> [N] whether a pair is in it."""
         ...
 
-    def hardest(self, pairs: Pairs, wrong: Doubles) -> list[Result]:
-        """Clusters with several pairs, those that fail most first; none where they have no names."""
+    def hardest(self, pairs: Pairs, wrong: Doubles) -> list[Result] | None:
+        """Clusters with several pairs, those that fail most first; None where they have no names."""
         ...
 
     def examples(self) -> Mapping[int, str]:
