@@ -14,12 +14,18 @@ from dmedge.cli.main import cli
 from dmedge.data.evalset import folder_evalset
 from dmedge.data.readers import read_dataset
 from dmedge.data.records import DatasetConfig
+from dmedge.data.transforms import Preprocess
 from dmedge.data.vqa import vqa_accuracy
 from dmedge.errors import ConfigError, DataError
+from dmedge.evidence.attention_study import study_attention
+from dmedge.model.checkpoint import Checkpoint
+from dmedge.model.hf_import import import_checkpoint
+from dmedge.study.attention import run_attention
 from dmedge.study.config import StudyConfig, load_study
 from dmedge.study.contestants import FAMILIES
 from dmedge.study.context import Study
 from dmedge.study.errors import run_errors
+from dmedge.study.heads import StudyHead
 from dmedge.study.record_folders import write_captions
 from dmedge.study.record_pairs import Question, question_of, record_pairs
 from dmedge.study.record_source import RecordSource, kind_of_answer, open_records
@@ -27,8 +33,9 @@ from dmedge.study.retrieval import run_retrieval
 from dmedge.study.scores import figures_of, several_classes
 from dmedge.study.scratch import run_comparison
 from dmedge.study.variants import run_variants
-from tests.tiny_bundles import tiny_checkpoint
+from tests.tiny_bundles import CONFIG, tiny_checkpoint, tiny_model, tiny_tokenizer
 from tests.tiny_datasets import FIXTURES, write_dataset
+from tests.tiny_hf import write_clip
 from tests.tiny_records import write_coco, write_colours, write_flickr30k, write_questions
 
 __all__ = ["tiny_checkpoint"]  # a fixture
@@ -66,7 +73,7 @@ def test_figures_of_several_classes_by_hand() -> None:
     truth = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], bool)
     logits = np.array([[2.0, -1, 1], [-1, 3, -2], [1, 2, -1], [-2, -3, -1]], np.float32)
     found = several_classes(truth, logits)
-    # class 0: named in rows 0 and 2, true in 0 and 1; class 1: named and true in 1 and 2; class 2: named in 0, never true
+    # class 0: named in rows 0, 2, true in 0, 1; class 1: named and true in 1, 2; class 2: named in row 0
     assert found["macro_precision"] == pytest.approx((1 / 2 + 1) / 2)
     assert found["macro_recall"] == pytest.approx((1 / 2 + 1) / 2)
     assert found["macro_f1"] == pytest.approx((1 / 2 + 1) / 2)
@@ -233,6 +240,34 @@ def test_cells_of_questions_and_of_captions_without_classes(
     for done in run_comparison(run).values():
         assert ("recall_at_1" in done.result) == (data == "flickr30k")
         assert 0 <= done.result["accuracy"] <= 1
+
+
+def test_a_model_that_answers_is_asked_for_the_answer(tmp_path: Path) -> None:
+    source = source_of("vqa", tmp_path / "data")
+    config = replace(CONFIG, classes=0, answers=len(source.classes), concepts=0)
+    answers = source.classes[::-1]  # an order of its own
+    checkpoint = Checkpoint(tiny_model(config), tiny_tokenizer(tmp_path), Preprocess(CONFIG.image_size), (), answers)
+    pairs, target = source.attention_pairs(checkpoint)
+    assert (target, len(pairs.texts)) == ("class", TINY.attention_pairs)
+    assert pairs.classes is not None
+    test = source.pairs("test")
+    assert [answers[number] for number in pairs.classes] == [source.classes[label] for label in test.label[:4]]
+    assert study_attention(checkpoint, pairs, target, steps=1).regions.target == "class"
+
+
+def test_an_imported_model_reads_its_own_tokens_and_has_no_attention(tmp_path: Path) -> None:
+    imported = import_checkpoint(write_clip(tmp_path / "clip"), tmp_path / "imported")
+    run = Study(tiny_study("flickr30k", tmp_path / "data"), imported, tmp_path / "cells")
+    assert run_attention(run) is None
+    rows = np.array([3, 0])
+    patches, tokens, mask = run.test_features.draw(run.test.picture[rows], rows)
+    for place, row in enumerate(rows):
+        ids, own = map(torch.from_numpy, run.checkpoint.tokenizer.batch([run.test.texts[row]]))
+        alone = run.checkpoint.model.encode_text(ids, own)[1][0, own[0].bool()]
+        torch.testing.assert_close(tokens[place, : len(alone)], alone, atol=4e-3, rtol=4e-3)  # kept in float16
+        assert int(mask[place].sum()) == len(alone)
+    head = StudyHead(run.checkpoint.model, run.source.variants[0], run.members)
+    assert head(patches, tokens, mask).shape == (2, 2)
 
 
 def test_the_whole_study_of_coco(tiny_checkpoint: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
