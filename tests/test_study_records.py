@@ -33,7 +33,7 @@ from dmedge.study.retrieval import run_retrieval
 from dmedge.study.scores import figures_of, several_classes
 from dmedge.study.scratch import run_comparison
 from dmedge.study.variants import run_variants
-from tests.tiny_bundles import CONFIG, tiny_checkpoint, tiny_model, tiny_tokenizer
+from tests.tiny_bundles import CONFIG, tiny_checkpoint, tiny_model, tiny_tokenizer, write_checkpoint
 from tests.tiny_datasets import FIXTURES, write_dataset
 from tests.tiny_hf import write_clip
 from tests.tiny_records import write_coco, write_colours, write_flickr30k, write_questions
@@ -235,6 +235,8 @@ def test_cells_of_questions_and_of_captions_without_classes(
     assert result["accuracy"] == pytest.approx(right.mean())
     retrieval, errors = run_retrieval(run), run_errors(run, variants[run.design]).result
     assert (retrieval is None) == (data == "vqa")
+    attention = run_attention(run)
+    assert attention is not None and attention.result["n"] == TINY.attention_pairs
     assert ("by_answer" in errors, "by_class" in errors) == (data == "vqa", data == "flickr30k")
     assert "by_language" not in errors and "hardest" not in errors
     for done in run_comparison(run).values():
@@ -270,12 +272,14 @@ def test_an_imported_model_reads_its_own_tokens_and_has_no_attention(tmp_path: P
     assert head(patches, tokens, mask).shape == (2, 2)
 
 
-def test_the_whole_study_of_coco(tiny_checkpoint: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_study_of_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a checkpoint without a fusion, which is soonest exported."""
+    checkpoint = write_checkpoint(tmp_path / "plain", replace(CONFIG, text="bag", fusion="none", concepts=0))
     monkeypatch.setattr("dmedge.study.turns.ROUNDS", 3)
     config = tiny_study("coco", tmp_path / "data")
     options = [f"--set={change}" for change in TINY.changes()]
     out = tmp_path / "study"
-    command = ["study", str(tiny_checkpoint.root), "--data", f"coco:{config.dataset.path}", *options, "--out", str(out)]
+    command = ["study", str(checkpoint.root), "--data", f"coco:{config.dataset.path}", *options, "--out", str(out)]
     done = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "Likeliest class of a picture and its text is a true one (coco/val2017)" in done.stdout
@@ -289,10 +293,13 @@ def test_the_whole_study_of_coco(tiny_checkpoint: Artifact, tmp_path: Path, monk
     assert {row["name"] for row in cells["errors"]["weakest"]} <= {"red", "green", "blue", "yellow", "white", "black"}
     assert cells["retrieval"]["n_texts"] == 2 * cells["retrieval"]["n_images"]
     assert cells["cost"]["texts"] == cells["retrieval"]["n_texts"]
-    assert not {name for name in cells if name in ("long-text", "robustness-code-switching", "head-shipped-0")}
+    assert not {
+        name for name in cells if name in ("long-text", "robustness-code-switching", "head-shipped-0", "attention")
+    }
     page, text = (made.file(name).read_text(encoding="utf-8") for name in ("study.html", "study.md"))
     for words in ("Without one modality", "Beside other designs", "mean average precision", "Weakest classes"):
         assert words in page and words in text
     assert "have run neither on the sets themselves" in text
     assert "both are left out here" in text
+    assert "no cross-attention, so there is nothing to look at" in text
     assert "emoji," not in text

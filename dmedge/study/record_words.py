@@ -16,9 +16,9 @@ TASKS: Mapping[str, str] = {
     "right where the likeliest class is a true one; precision, recall and F1 are of the classes with a probability "
     "above a half, macro as means over the classes that occur, micro over all decisions.",
     "answer": "The answer to a question about a picture, one of the {n} most frequent ones of the training data. "
-    "Accuracy is the official one of VQA, min(n / 3, 1) of the people who gave the answer, averaged over the ten ways "
-    "to leave one out; F1, precision and recall are those of the answer that most people gave. A question whose answers "
-    "are all others counts, and is never right.",
+    "Accuracy is the official one of VQA, min(n / 3, 1) of the people who gave the answer, averaged over the ten "
+    "ways to leave one out; F1, precision and recall are those of the answer that most people gave. A question "
+    "whose answers are all others counts, and is never right.",
     "match": "Whether a text belongs to a picture: half of the pairs hold a text of another picture. The data has "
     "neither classes nor answers, so this is all that can be asked of a pair.",
 }
