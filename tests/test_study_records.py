@@ -26,9 +26,10 @@ from dmedge.study.contestants import FAMILIES
 from dmedge.study.context import Study
 from dmedge.study.errors import run_errors
 from dmedge.study.heads import StudyHead
+from dmedge.study.record_errors import kind_of_answer
 from dmedge.study.record_folders import write_captions
 from dmedge.study.record_pairs import Question, question_of, record_pairs
-from dmedge.study.record_source import RecordSource, kind_of_answer, open_records
+from dmedge.study.record_source import RecordSource, open_records
 from dmedge.study.retrieval import run_retrieval
 from dmedge.study.scores import figures_of, several_classes
 from dmedge.study.scratch import run_comparison
@@ -85,7 +86,7 @@ def test_figures_of_several_classes_by_hand() -> None:
 
 def test_perfect_logits_have_perfect_figures(tmp_path: Path) -> None:
     pairs = source_of("coco", tmp_path / "data").pairs("test")
-    logits = pairs.targets(np.arange(len(pairs)), 6).numpy() - 0.5
+    logits = pairs.targets(np.arange(len(pairs)), 6).numpy() - np.float32(0.5)
     assert {figures_of(pairs, logits)[key] for key in ("accuracy", "mean_average_precision", "micro_f1")} == {1.0}
     assert pairs.loss(torch.from_numpy(100 * logits), np.arange(len(pairs))).item() == pytest.approx(0, abs=1e-6)
 

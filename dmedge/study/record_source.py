@@ -1,7 +1,5 @@
 """A user's own records as the data of a study."""
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +12,6 @@ from torch import Tensor
 
 from dmedge.artifact import Artifact
 from dmedge.data.evalset import EvalSet, dataset_evalset
-from dmedge.data.languages import language_name
 from dmedge.data.readers import read_dataset
 from dmedge.data.records import Dataset, DatasetConfig
 from dmedge.errors import DataError
@@ -25,18 +22,17 @@ from dmedge.flow.attention_gallery import Triple
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.study.config import StudyConfig
 from dmedge.study.heads import FUSIONS, VARIANTS, Variant
-from dmedge.study.looks import contrast, small
+from dmedge.study.record_errors import breakdowns, failure_groups
 from dmedge.study.record_folders import write_captions
 from dmedge.study.record_pairs import Question, fingerprint, question_of, record_pairs
 from dmedge.study.record_words import record_words
-from dmedge.study.source import LOW_CONTRAST, Words
+from dmedge.study.source import Words
 from dmedge.study.task import Doubles, Ints, Pairs, Part
 from dmedge.training.record_materials import Rows, hold_out
 
 TEST_SPLITS = {"coco": "val", "flickr30k": "test", "vqa": "val"}  # those whose annotations are public
 VALIDATION_SHARE, MOST_VALIDATION = 0.1, 1000  # of the training records, which curves are drawn on
 DRAWN, SMALL_GALLERY = 4, 500  # pairs whose attention is drawn; records that a bundle is judged on
-SHORT, MANY = 4, 4  # words of a short text, at most; classes of a full picture, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +108,7 @@ class RecordSource:
         Raises:
             DataError: too few records are left, or too many pictures cannot be read.
         """
-        self._parts  # noqa: B018  # all are drawn before anything else is done
+        self.pairs("train")  # all parts are drawn at once, before anything else is done
 
     def pairs(self, part: Part) -> Pairs:
         """The pairs of a part."""
@@ -179,34 +175,11 @@ class RecordSource:
 
     def breakdowns(self, pairs: Pairs) -> Mapping[str, Sequence[str]]:
         """By class, answer and language, as far as the data has them."""
-        found: dict[str, Sequence[str]] = {}
-        if self.question.kind == "one":
-            found["class"] = [self.classes[label] for label in pairs.label]
-        elif self.question.kind == "several":
-            found["count"] = [f"{MANY} or more" if len(own) >= MANY else str(len(own)) for own in pairs.scores]
-        else:
-            found["answer"] = [kind_of_answer(self.classes[label] if label >= 0 else "") for label in pairs.label]
-            found["question"] = [" ".join(text.lower().split()[:2]) for text in pairs.texts]
-        if len(set(pairs.languages)) > 1:
-            found["language"] = [language_name(tag) for tag in pairs.languages]
-        return found
+        return breakdowns(pairs, self.classes)
 
     def failure_groups(self, pairs: Pairs) -> Mapping[str, NDArray[np.bool_]]:
         """Groups that are told apart by looking at the pairs themselves."""
-        spread = np.array([contrast(small(picture)[None])[0] for picture in pairs.pictures])
-        words = np.array([len(text.split()) for text in pairs.texts])
-        shares = Counter(pairs.texts)
-        found = {
-            f"low contrast (the lowest {LOW_CONTRAST:.0%} of the pictures)": (
-                spread <= np.quantile(spread, LOW_CONTRAST)
-            )[pairs.picture],
-            f"short text ({SHORT} words or fewer)": words <= SHORT,
-            "text longer than most (the longest fifth)": words > np.quantile(words, 0.8),
-            "text that several test pairs share": np.array([shares[text] > 1 for text in pairs.texts]),
-        }
-        if self.question.kind == "several":
-            found[f"several objects ({MANY} or more classes)"] = np.array([len(own) >= MANY for own in pairs.scores])
-        return found
+        return failure_groups(pairs)
 
     def hardest(self, pairs: Pairs, wrong: Doubles) -> None:
         """Pictures have no names to list."""
@@ -220,15 +193,6 @@ class RecordSource:
         return write_captions(self.pairs("train"), folder / "calibration"), write_captions(
             self.pairs("test"), folder / "shown"
         )
-
-
-def kind_of_answer(answer: str) -> str:
-    """As VQA sorts answers: yes or no, a number, or something else."""
-    if not answer:
-        return "none of the classes"
-    if answer in ("yes", "no"):
-        return "yes or no"
-    return "number" if re.fullmatch(r"\d+", answer) else "other"
 
 
 def open_records(config: StudyConfig) -> RecordSource:
