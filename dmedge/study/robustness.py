@@ -46,9 +46,8 @@ def _measure(study: Study, first: Mapping[str, Done], heads: dict[str, StudyHead
         heads.update({name: load_head(study, run) for name, run in first.items()})
     pairs, checkpoint = study.test.first(study.config.robustness_pairs), study.checkpoint
     others = study.source.other_words(pairs) if kind == SWITCHING else {}
-    is_sized = not isinstance(
-        pairs.pictures, np.ndarray
-    )  # records have any size, and are perturbed as the model sees them
+    # Records have any size, and are perturbed as the model sees them.
+    is_sized = not isinstance(pairs.pictures, np.ndarray)
     pictures = preprocessed(checkpoint, pairs.pictures) if is_sized else pairs.pictures
     longest = checkpoint.model.config.context_length
     clean = picture_features(checkpoint, pictures, is_sized=is_sized), text_features(checkpoint, pairs.texts, longest)
