@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.main import cli
+from dmedge.cli.study import DataParam
 from dmedge.data.evalset import folder_evalset
 from dmedge.data.readers import read_dataset
 from dmedge.data.records import DatasetConfig
@@ -217,6 +218,18 @@ def test_settings_of_data_bind_and_come_back(tmp_path: Path) -> None:
         load_study("study", ["data=cocoa"])
     with pytest.raises(ConfigError, match="dataset or test is set"):
         load_study("study", ["dataset.path=/a"])
+
+
+def test_data_is_named_by_format_and_path_or_as_a_folder(tmp_path: Path) -> None:
+    def named(data: str) -> tuple[str, str]:
+        config = load_study("study", DataParam().convert(data, None, None))
+        return config.data, config.dataset.path
+
+    assert named("emoji") == ("emoji", "")
+    assert named("coco:1.5") == ("coco", "1.5")  # a path, though a number too
+    assert named('vqa:a "b" c') == ("vqa", 'a "b" c')
+    assert named("webdataset:s3://there/{000..127}.tar") == ("webdataset", "s3://there/{000..127}.tar")
+    assert named(str(tmp_path)) == ("folder", str(tmp_path))
 
 
 # Cells
