@@ -286,6 +286,7 @@ def test_an_imported_model_reads_its_own_tokens_and_has_no_attention(tmp_path: P
     assert head(patches, tokens, mask).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_the_whole_study_of_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a checkpoint without a fusion, which is soonest exported."""
     checkpoint = write_checkpoint(tmp_path / "plain", replace(CONFIG, text="bag", fusion="none", concepts=0))
