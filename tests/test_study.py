@@ -18,11 +18,11 @@ from dmedge.study.cells import Cell, run_cell
 from dmedge.study.config import StudyConfig, load_study, study_recipes
 from dmedge.study.contestants import FAMILIES, IMAGE_SIZE
 from dmedge.study.context import Study
-from dmedge.study.errors import contrast, parts
 from dmedge.study.features import tower_features
 from dmedge.study.findings import judged
 from dmedge.study.heads import FUSIONS, PLAIN, VARIANTS, StudyHead, matched, parameters
 from dmedge.study.long_text import long_descriptions, windowed
+from dmedge.study.looks import contrast, parts
 from dmedge.study.pairs import degrade, judged_pairs, training_pairs
 from dmedge.study.scores import classification, clustered, over_seeds
 from dmedge.study.study import study
@@ -311,7 +311,7 @@ def test_a_report_passes_over_a_study(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_whole_study_and_that_nothing_is_run_twice(
     checkpoint: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = [f"--set={key}={getattr(TINY, key)}" for key in TINY.__dataclass_fields__]
+    options = [f"--set={change}" for change in TINY.changes()]
     out = tmp_path / "study"
     command = ["study", str(checkpoint.root), *options, "--json", "--out"]
     done = CliRunner().invoke(cli, [*command, str(out)], catch_exceptions=False)

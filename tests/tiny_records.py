@@ -115,6 +115,41 @@ def write_questions(folder: Path, questions: int = 60) -> DatasetConfig:
     return DatasetConfig(path=str(folder))
 
 
+def write_coco(folder: Path, pictures: int = 40) -> DatasetConfig:
+    """COCO in its original layout, both splits: pictures of two colours, which are their classes, two captions each."""
+    names = list(COLOURS)
+    for split, first in (("train", 0), ("val", pictures)):
+        part = f"{split}2017"
+        images, captions, instances = [], [], []
+        for number in range(first, first + pictures):
+            colour, other = names[number % len(names)], names[number // 6 % len(names)]
+            name = f"{number:012d}.jpg"
+            write_picture(folder / part / name, colour, number)
+            images.append({"id": number, "file_name": name})
+            texts = (f"a {colour} square", f"a square with {other} in it, number {number}")
+            captions += [{"image_id": number, "id": 2 * number + i, "caption": text} for i, text in enumerate(texts)]
+            of_picture = {names.index(colour), names.index(other)}
+            instances += [{"image_id": number, "category_id": place + 1} for place in sorted(of_picture)]
+        categories = [{"id": place + 1, "name": name} for place, name in enumerate(names)]
+        (folder / "annotations").mkdir(exist_ok=True)
+        _write_json(folder / f"annotations/captions_{part}.json", {"images": images, "annotations": captions})
+        _write_json(folder / f"annotations/instances_{part}.json", {"categories": categories, "annotations": instances})
+    return DatasetConfig(path=str(folder))
+
+
+def write_flickr30k(folder: Path, pictures: int = 40) -> DatasetConfig:
+    """Flickr30k with the Karpathy split: of every five pictures three are of "train", one of "val", one of "test"."""
+    names, images = list(COLOURS), []
+    for number in range(pictures):
+        colour, name = names[number % len(names)], f"{number:06d}.jpg"
+        write_picture(folder / "flickr30k-images" / name, colour, number)
+        split = ("train", "val", "test", "train", "train")[number % 5]
+        sentences = [{"raw": f"a {colour} square, number {number}"}, {"raw": f"square {number} is {colour}"}]
+        images.append({"filename": name, "split": split, "sentences": sentences})
+    _write_json(folder / "dataset_flickr30k.json", {"images": images})
+    return DatasetConfig(path=str(folder))
+
+
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 

@@ -76,7 +76,7 @@ def record_materials(config: TrainConfig, folder: Path, start: Checkpoint | None
     if config.data not in FORMATS:
         raise ConfigError(f"data = {config.data!r}; expected 'emoji', or one of {', '.join(FORMATS)}")
     train, validation = split_records(config)
-    kind = _class_kind(train)
+    kind = class_kind(train)
     if config.class_weight > 0 and kind == "none":
         raise DataError(f"{train.name}: no classes; expected some for class_weight; set class_weight = 0")
     if config.answer_weight > 0 and not train.answers:
@@ -115,6 +115,11 @@ def split_records(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
             return train, read_dataset(config.data, replace(config.dataset, split=split))
         except DataError as error:
             logger.info("no validation split (%s)", error)
+    return hold_out(train, config.seed)
+
+
+def hold_out(train: Dataset, seed: int) -> tuple[Dataset, Dataset | None]:
+    """The records without 5 % of them, 1,000 at most, and those; all of them and None where that cannot be done."""
     if isinstance(train, Grouped):
         logger.warning("%s: no validation data; set [stage.validation] to see how the run does", train.name)
         return train, None
@@ -122,12 +127,12 @@ def split_records(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     if held_out < 2:
         logger.warning("%s: too few records (%d) to hold some out for validation", train.name, len(train))
         return train, None
-    order = np.random.default_rng([config.seed, 5]).permutation(len(train)).tolist()
+    order = np.random.default_rng([seed, 5]).permutation(len(train)).tolist()
     logger.info("%s: %d of %d records are held out for validation", train.name, held_out, len(train))
     return Rows(train, sorted(order[held_out:])), Rows(train, sorted(order[:held_out]))
 
 
-def _class_kind(data: Dataset, look: int = 1000) -> ClassKind:
+def class_kind(data: Dataset, look: int = 1000) -> ClassKind:
     """Whether records have one class each or several, by the first ones."""
     if not data.labels:
         return "none"

@@ -1,6 +1,7 @@
 """dmedge study: every table on what image, text and fusion are worth."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,12 +12,43 @@ from dmedge.cli.train import set_option
 DEFAULT = "emoji"  # the checkpoint that ships
 
 
+class DataParam(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """Data by its name, as the settings that name it: emoji, FORMAT:PATH, or a folder with images/ and captions."""
+
+    name = "data"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Settings, "key=value" each; a usage error where there is no such format."""
+        from json import dumps
+
+        from dmedge.config import near_match
+        from dmedge.data.readers import FORMATS
+
+        if not isinstance(value, str):
+            return list(value)
+        if value == "emoji":
+            return ["data=emoji"]
+        format, colon, path = value.partition(":") if not Path(value).exists() else ("folder", ":", value)
+        if not colon or format not in FORMATS:
+            self.fail(f"{value!r}: no such folder, and no data format {format!r}{near_match(format, list(FORMATS))}")
+        return [f"data={format}", f"dataset.path={dumps(path)}"]
+
+
 @click.command()
 @click.argument("checkpoint", type=ArtifactParam("checkpoint"), required=False)
 @click.option("--recipe", default="study", show_default=True, help="Settings: study, quick, or a TOML file.")
 @click.option("--quick", is_flag=True, help="Too little of everything to conclude from; short for --recipe quick.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Directory to create [default: runs/study, or runs/study-NAME]."
+    "--data",
+    type=DataParam(),
+    metavar="DATA",
+    help="emoji, a FOLDER with images/ and captions, or FORMAT:PATH such as coco:DIR, flickr30k:DIR or vqa:DIR; short "
+    "for --set data=FORMAT --set dataset.path=PATH [default: that of the recipe].",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Directory to create [default: runs/study, with the names of recipe and data].",
 )
 @set_option
 @json_option
@@ -24,6 +56,7 @@ def study(
     checkpoint: Artifact | None,
     recipe: str,
     quick: bool,
+    data: list[str] | None,
     out: Path | None,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -40,8 +73,9 @@ def study(
     if quick and recipe not in ("study", "quick"):
         raise click.UsageError(f"--quick and --recipe {recipe}; expected one of them; leave one out")
     name = "quick" if quick else recipe
-    place = RUNS / ("study" if name == "study" else f"study-{Path(name).stem}")
-    made = run_study(checkpoint or load_artifact(DEFAULT), load_study(name, overrides), out or place)
+    config = load_study(name, [*(data or []), *overrides])
+    place = RUNS / "-".join(["study", *([Path(name).stem] if name != "study" else []), *config.names()])
+    made = run_study(checkpoint or load_artifact(DEFAULT), config, out or place)
     if as_json:
         print_json({"path": made.root, "digest": made.digest, "summary": dict(made.manifest.summary)})
         return

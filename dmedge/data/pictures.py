@@ -194,3 +194,7 @@ class RecordImages(Sequence[Image.Image]):
         if isinstance(index, slice):
             return RecordImages(self._dataset, self._records[index], self._max_megapixels)
         return open_record_image(self._dataset[self._records[index]].image, self._max_megapixels)
+
+    def encoded(self, index: int) -> Path | bytes:
+        """The file of one picture, or its bytes."""
+        return self._dataset[self._records[index]].image

@@ -1,6 +1,6 @@
 """Pairs of a picture and a text as a checkpoint sees them, encoded once for every question put to its fusion."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,7 @@ def emoji_pairs(checkpoint: Checkpoint, data: EvalSet, count: int, *, seed: int 
     )
 
 
-def preprocessed(checkpoint: Checkpoint, images: Sequence[Any]) -> NDArray[np.uint8]:
+def preprocessed(checkpoint: Checkpoint, images: Iterable[Any]) -> NDArray[np.uint8]:
     """Pictures or uint8 [H, W, 3] arrays as uint8 [N, S, S, 3] pixels."""
     size = checkpoint.preprocess.size
     pictures = (image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images)

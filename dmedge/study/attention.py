@@ -5,11 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dmedge.data.emoji import TEST_STYLE
-from dmedge.data.evalset import emoji_evalset
 from dmedge.evidence.attention_study import study_attention
-from dmedge.evidence.pairs import emoji_pairs
-from dmedge.flow.attention_gallery import emoji_triples, explain_triples
+from dmedge.flow.attention_gallery import explain_triples
 from dmedge.flow.explain_page import gallery_body
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.charts import line_chart
@@ -20,17 +17,19 @@ from dmedge.study.words import with_interval
 GALLERY = "gallery.html"
 
 
-def run_attention(study: Study) -> Done:
-    """Analyse the fusion that the checkpoint came with."""
-    settings = {"pairs": study.config.attention_pairs, "seed": study.config.seed, "style": TEST_STYLE}
+def run_attention(study: Study) -> Done | None:
+    """Analyse the fusion that the checkpoint came with; None where it attends to nothing."""
+    fusion = study.checkpoint.model.fusion
+    if fusion is None or not fusion.attends:
+        return None
+    settings = {"pairs": study.config.attention_pairs, "seed": study.config.seed, **study.source.gallery_settings}
     return study.run(Cell("attention", settings, partial(_measure, study)))
 
 
 def _measure(study: Study, folder: Path) -> Result:
-    data = emoji_evalset(style=TEST_STYLE, split="known")
-    pairs = emoji_pairs(study.checkpoint, data, study.config.attention_pairs, seed=study.config.seed)
-    found = study_attention(study.checkpoint, pairs, seed=study.config.seed)
-    shown = explain_triples(study.checkpoint, emoji_triples())
+    pairs, target = study.source.attention_pairs(study.checkpoint)
+    found = study_attention(study.checkpoint, pairs, target, seed=study.config.seed)
+    shown = explain_triples(study.checkpoint, study.source.triples())
     (folder / GALLERY).write_text(gallery_body(shown), encoding="utf-8")
     return found.to_json()
 
@@ -76,5 +75,5 @@ def attention_pictures(done: Done) -> tuple[Picture, ...]:
         chart = line_chart(lines, f"regions in {kind} order", f"{regions['target']} probability", x_ticks=ticks)
         pictures.append(Picture(chart, f"{kind.capitalize()} curve."))
     gallery = done.artifact.file(GALLERY).read_text(encoding="utf-8")
-    pictures.append(Picture(gallery, "Where the tokens of a name look, in several scripts."))
+    pictures.append(Picture(gallery, "Where the tokens of some texts look."))
     return tuple(pictures)

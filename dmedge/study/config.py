@@ -1,12 +1,17 @@
 """Settings of a study."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from json import dumps
 from pathlib import Path
+from typing import Any
 
 from dmedge.config import apply_overrides, load_config, near_match, read_toml
+from dmedge.data.readers import FORMATS
+from dmedge.data.records import DatasetConfig
 from dmedge.errors import ConfigError
 
+EMOJI = "emoji"  # the data that ships
 RECIPES = Path(__file__).parent / "recipes"
 
 AT_LEAST_ONE = (
@@ -19,12 +24,17 @@ AT_LEAST_ONE = (
 class StudyConfig:
     """How much of everything a study measures.
 
-    A pair is a degraded picture and one keyword; the task is to name its class. `views` are degraded
+    `data` is "emoji", or the format of the records that `dataset` names, as in a recipe of training; `test`
+    names those to judge on. A pair is a picture and one text; the task is to name its class. Pictures of the
+    emoji are degraded and their texts are keywords. `views` are degraded
     copies of every training picture. `head_steps` train the head of one variant on the frozen towers,
     once for each of `seeds`; `scratch_steps` train a whole model of the comparison. `candidates` are the
     pictures among which one text of that comparison finds its own.
     """
 
+    data: str = EMOJI
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    test: DatasetConfig | None = None  # None: the split that the format has for it, else a part held out
     seed: int = 0
     seeds: int = 3
     train_pairs: int = 60_000
@@ -44,6 +54,10 @@ class StudyConfig:
     bench_rounds: int = 7
 
     def __post_init__(self) -> None:
+        if self.data not in (EMOJI, *FORMATS):
+            raise ValueError(f"data is {self.data!r}{near_match(self.data, [EMOJI, *FORMATS])}")
+        if self.data == EMOJI and (self.dataset.path or self.test is not None):
+            raise ValueError(f"data is {EMOJI!r}, and dataset or test is set; expected data to be their format; set it")
         for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -54,6 +68,23 @@ class StudyConfig:
             raise ValueError(f"seeds is {self.seeds}; an interval over seeds needs 2 or more")
         if min(self.head_batch, self.scratch_batch, self.candidates) < 2:
             raise ValueError("head_batch, scratch_batch and candidates are 2 or more; expected pairs to tell apart")
+
+    def names(self) -> list[str]:
+        """What the folder of a study is called after, beside its recipe."""
+        return [] if self.data == EMOJI else [self.data]
+
+    def changes(self) -> list[str]:
+        """What differs from the defaults, as "key=value" each, which `load_study` takes."""
+        own, usual = (_flat(asdict(config)) for config in (self, type(self)()))
+        return [f"{key}={dumps(value, ensure_ascii=False)}" for key, value in own.items() if usual.get(key) != value]
+
+
+def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings by their dotted names; those that are None are none."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def study_recipes() -> list[str]:

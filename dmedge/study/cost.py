@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmedge.artifact import Artifact
-from dmedge.data.evalset import EvalSet, emoji_evalset
+from dmedge.data.evalset import EvalSet
 from dmedge.evidence.accuracy import evaluate
 from dmedge.evidence.config import BenchConfig
 from dmedge.model.costs import count_costs
@@ -24,6 +24,7 @@ CONVERGED = 0.99  # of the best accuracy on the validation pairs
 def run_cost(study: Study) -> Done:
     """Compress the checkpoint to int8, export both, and time them in turns."""
     settings = {"target": TARGET, "runtime": RUNTIME, "rounds": study.config.bench_rounds, "goal": GOAL}
+    settings |= study.source.settings
     return study.run(Cell("cost", settings, partial(_measure, study)))
 
 
@@ -34,15 +35,16 @@ def _measure(study: Study, folder: Path) -> Result:
     from dmedge.export.config import ExportConfig
     from dmedge.flow.prove import bench
 
-    data = emoji_evalset().subset(max_queries_per_language=min(20, study.config.texts_per_language))
     with tempfile.TemporaryDirectory(prefix="dmedge-study-") as place:
         work = Path(place)
-        int8 = compress_artifact(study.artifact, CompressConfig(int8=True, ledger_texts=0), work / "int8")
+        calibration, shown = study.source.write_folders(work)
+        how = CompressConfig(int8=True, ledger_texts=0, data=calibration)
+        int8 = compress_artifact(study.artifact, how, work / "int8")
         bundle = export_bundle(int8, ExportConfig(target=TARGET, runtimes=(RUNTIME,)), work / "bundle")
-        config = BenchConfig(rounds=max(2, study.config.bench_rounds))
+        config = BenchConfig(rounds=max(2, study.config.bench_rounds), data=shown)
         timed = bench(bundle, config, work / "bench", baseline=study.artifact)
         report = _read(timed.file("bench.json"))
-        recall = {name: _recall(artifact, data) for name, artifact in (("fp32", study.artifact), ("int8", bundle))}
+        recall = _recalls(study, bundle)
     programs = report["programs"]
     worst = max(row["ratio"]["value"] for row in programs.values())
     return {
@@ -50,14 +52,25 @@ def _measure(study: Study, folder: Path) -> Result:
         "size": report["size"],
         "start": {side: row["load_ms"] for side, row in report["start"].items() if "load_ms" in row},
         "host": report["host"],
-        "recall_at_10": recall,
-        "texts": len(data.texts),
+        **recall,
         "costs": asdict(count_costs(study.checkpoint.model)),
         "goal": {
             "limit": GOAL,
             "worst_ratio": worst,
             "reached": {name: row["ratio"]["high"] <= GOAL for name, row in programs.items()},
         },
+    }
+
+
+def _recalls(study: Study, bundle: Artifact) -> Result:
+    """Recall@10 of both sides, and over how many texts; nothing where texts do not say what a picture shows."""
+    if not study.source.describes:
+        return {}
+    data = study.source.small_gallery()
+    sides = {"fp32": study.artifact, "int8": bundle}
+    return {
+        "recall_at_10": {name: _recall(artifact, data) for name, artifact in sides.items()},
+        "texts": len(data.texts),
     }
 
 

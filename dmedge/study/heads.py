@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +18,7 @@ from dmedge.model.dual import DualEncoder
 from dmedge.model.fusion import FusionHead
 from dmedge.model.text import masked_mean
 from dmedge.study.features import Features
-from dmedge.study.pairs import Ints, Pairs
+from dmedge.study.task import Ints, Pairs
 
 PARTS = 4  # of a batch, by the length of the texts
 CURVE_POINTS = 10  # of the validation curve of a run
@@ -79,12 +80,12 @@ class StudyHead(nn.Module):
 
     def __init__(self, model: DualEncoder, variant: Variant, members: Tensor) -> None:
         super().__init__()
-        classes, concepts = members.shape
+        self.classes, concepts = members.shape
         config = replace(
             model.config,
             fusion=variant.fusion,
             modality=variant.modality,
-            classes=classes,
+            classes=self.classes,
             answers=0,
             concepts=concepts if variant.votes else 0,
             embed_dim=concepts if variant.votes else model.config.embed_dim,
@@ -136,7 +137,7 @@ def train_head(
     learning_rate: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Train a head in place: AdamW, a one-cycle rate, cross-entropy.
+    """Train a head in place: AdamW, a one-cycle rate, the loss of the pairs.
 
     Args:
         judge: accuracy on the validation pairs, asked ten times.
@@ -156,7 +157,7 @@ def train_head(
             began = time.perf_counter()
             parts = features.by_length(rng.integers(len(pairs), size=batch_size), PARTS)
             logits = torch.cat([head(*features.draw(pairs.picture[rows], rows)) for rows in parts])
-            cost = F.cross_entropy(logits, torch.from_numpy(pairs.label[np.concatenate(parts)]))
+            cost = pairs.loss(logits, np.concatenate(parts))
             optimizer.zero_grad(set_to_none=True)
             cost.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(trained, CLIP)
@@ -170,12 +171,18 @@ def train_head(
     return {"train_seconds": round(seconds, 2), "curve": curve, "loss": loss}
 
 
-@torch.no_grad()
 def predict(head: StudyHead, pairs: Pairs, features: Features, batch_size: int = 256) -> Ints:
     """[N] classes that the head names."""
-    found = np.empty(len(pairs), np.int64)
+    found: Ints = logits_of(head, pairs, features, batch_size).argmax(1)
+    return found
+
+
+@torch.no_grad()
+def logits_of(head: StudyHead, pairs: Pairs, features: Features, batch_size: int = 256) -> NDArray[np.float32]:
+    """[N, C] class logits of the head."""
+    found = np.empty((len(pairs), head.classes), np.float32)
     for rows in features.by_length(np.arange(len(pairs)), -(-len(pairs) // batch_size)):
-        found[rows] = head(*features.draw(pairs.picture[rows], rows)).argmax(1).numpy()
+        found[rows] = head(*features.draw(pairs.picture[rows], rows)).numpy()
     return found
 
 

@@ -14,8 +14,8 @@ from dmedge.model.dual import DualEncoder
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.context import Study
 from dmedge.study.features import sized, vocabulary
-from dmedge.study.pairs import Ints
 from dmedge.study.scores import clustered
+from dmedge.study.task import Ints
 from dmedge.training.batches import pad
 
 Floats = NDArray[np.float32]
@@ -27,8 +27,10 @@ TOP = 10
 BATCH = 128
 
 
-def run_long_text(study: Study) -> Done:
-    """Recall of long descriptions as more of them is read."""
+def run_long_text(study: Study) -> Done | None:
+    """Recall of long descriptions as more of them is read; None for data that has no words for them."""
+    if not study.source.has_words:
+        return None
     config = study.config
     settings = {"descriptions": config.long_descriptions, "seed": config.seed, "locales": list(LOCALES)}
     return study.run(Cell("long-text", settings | {"own_every": list(OWN_EVERY)}, partial(_measure, study)))

@@ -3,16 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from shlex import quote
 from typing import Any
 
 from dmedge.evidence.report_style import STYLE
 from dmedge.flow.explain_page import TILE_STYLE
 from dmedge.study.context import Study
 from dmedge.study.words import headlines
-
-INTERVALS = (
-    "Square brackets hold 95 % intervals; they resample emoji, since the pairs of one emoji are no independent samples."
-)
 
 LONG = 24  # rows of a table that is folded away
 
@@ -57,7 +54,8 @@ def to_html(study: Study, sections: Sequence[Section], summary: Mapping[str, Any
         f"<title>Dual-modal study of {escape(study.artifact.name)}</title><style>{STYLE}{TILE_STYLE}</style></head>"
         "<body><main>"
         f'<header><p class="eyebrow">dmedge study</p><h1>What image, text and fusion are worth</h1>'
-        f'<p class="lead">{escape(_subject(study))}</p><ul>{items}</ul><p class="note">{escape(INTERVALS)}</p></header>'
+        f'<p class="lead">{escape(_subject(study))}</p><ul>{items}</ul>'
+        f'<p class="note">{escape(_intervals(study))}</p></header>'
         f"{body}<section><h2>Again</h2><p><code>{escape(command(study))}</code></p></section></main></body></html>\n"
     )
 
@@ -66,7 +64,7 @@ def to_markdown(study: Study, sections: Sequence[Section], summary: Mapping[str,
     """The same without pictures."""
     parts = [f"# Dual-modal study of {study.artifact.name}", _subject(study)]
     parts.append("\n".join(f"- {line}" for line in headlines(summary)))
-    parts.append(INTERVALS)
+    parts.append(_intervals(study))
     for number, section in enumerate(sections, 1):
         parts += [f"## {number}. {section.title}", section.lead]
         for table in section.tables:
@@ -79,22 +77,22 @@ def to_markdown(study: Study, sections: Sequence[Section], summary: Mapping[str,
 
 def command(study: Study) -> str:
     """What makes this study again."""
-    from dataclasses import fields
-
-    from dmedge.study.config import StudyConfig
-
-    changed = [
-        f"--set {field.name}={getattr(study.config, field.name)}"
-        for field in fields(StudyConfig)
-        if getattr(study.config, field.name) != field.default
-    ]
-    return " ".join(["dmedge study", str(study.artifact.name), *changed])
+    changes = (f"--set {quote(line)}" for line in study.config.changes())
+    return " ".join(["dmedge study", str(study.artifact.name), *changes])
 
 
 def _subject(study: Study) -> str:
     return (
-        f"Checkpoint {study.artifact.name} ({study.artifact.digest[:12]}), embedded emoji data. Its towers stay as "
-        "they are; heads are trained on what they say, and the models of the comparison from scratch."
+        f"Checkpoint {study.artifact.name} ({study.artifact.digest[:12]}), {study.source.words.data}. Its towers stay "
+        "as they are; heads are trained on what they say, and the models of the comparison from scratch."
+    )
+
+
+def _intervals(study: Study) -> str:
+    words = study.source.words
+    return (
+        f"Square brackets hold 95 % intervals; they resample {words.samples}, since the pairs of one {words.sample} "
+        "are no independent samples."
     )
 
 

@@ -4,41 +4,18 @@ The class is the emoji's subgroup. The picture is small, blurred and, when it is
 nobody trained on; the keyword is one word that several emoji share. So neither of them suffices alone.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from dmedge.data.emoji import TEST_STYLE, TRAIN_STYLES, VALIDATION_STYLE, EmojiPack, load_pack
 from dmedge.data.splits import cell_split, is_unseen_emoji, training_texts
-
-Ints = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
-Part = Literal["train", "validation", "test"]
+from dmedge.study.task import Ints, Pairs, Part, Pixels
 
 SIDES = (6, 8, 12, 16, 24)  # pixels that training pictures are reduced to
 JUDGED_SIDE = 8  # and those of validation and test
 _KERNEL = (1.0, 2.0, 1.0)  # binomial, which is Gaussian with a variance of half a pixel
 _CHUNK = 2048
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """N pairs over M pictures; a picture may be in many."""
-
-    name: str
-    pictures: Pixels  # [M, S, S, 3], degraded
-    picture: Ints  # [N] index into pictures
-    texts: tuple[str, ...]  # [N]
-    languages: tuple[str, ...]  # [N]
-    label: Ints  # [N]
-    cluster: Ints  # [N] the emoji; pairs of one are no independent samples
-
-    def __len__(self) -> int:
-        return len(self.texts)
 
 
 def class_names() -> tuple[str, ...]:

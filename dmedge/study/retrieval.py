@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dmedge.data.emoji import TEST_STYLE
-from dmedge.data.evalset import emoji_evalset
 from dmedge.evidence.accuracy import measure
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.patience import patient_progress
@@ -16,14 +14,15 @@ from dmedge.study.scores import clustered
 NEAR = 0.8  # of the recall of English
 
 
-def run_retrieval(study: Study) -> Done:
-    """Recall of the checkpoint on the unseen style, both ways, in every language."""
-    settings = {"texts_per_language": study.config.texts_per_language, "seed": study.config.seed, "style": TEST_STYLE}
+def run_retrieval(study: Study) -> Done | None:
+    """Recall of the checkpoint, both ways, in every language; None where texts do not say what a picture shows."""
+    if not study.source.describes:
+        return None
+    config = study.config
+    settings = {"texts_per_language": config.texts_per_language, "seed": config.seed, **study.source.gallery_settings}
 
     def run(folder: Path) -> Result:
-        data = emoji_evalset(style=TEST_STYLE).subset(
-            max_queries_per_language=study.config.texts_per_language, seed=study.config.seed
-        )
+        data = study.source.gallery()
         encoder = Encoder(study.artifact, show_progress=False)
         with encoder, patient_progress("retrieval", len(data.texts)) as advance:
             report = measure(encoder, data, advance=advance).report
@@ -34,10 +33,9 @@ def run_retrieval(study: Study) -> Done:
         language_mean = np.array([hits[of_language == i].mean() for i in range(len(report.languages))])
         weight = 1 / np.bincount(of_language)[of_language] / len(report.languages) * len(hits)
         interval = clustered(hits * weight, data.text_image[texts])
-        return found | {
-            "recall_at_10_interval": interval.to_json() | {"value": float(language_mean.mean())},
-            "near_english": near_english(found["languages"]),
-        }
+        found |= {"recall_at_10_interval": interval.to_json() | {"value": float(language_mean.mean())}}
+        has_others = "en" in found["languages"] and len(found["languages"]) > 1
+        return found | ({"near_english": near_english(found["languages"])} if has_others else {})
 
     return study.run(Cell("retrieval", settings, run))
 

@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.evidence.config import CONFIDENCE, RESAMPLES
-from dmedge.study.pairs import Ints
-
-Doubles = NDArray[np.float64]
+from dmedge.study.task import UNKNOWN, Doubles, Ints, Pairs
+from dmedge.training.validation import average_precision
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A mean over pairs with its interval, by resampling emoji, which the pairs of all languages share."""
+    """A mean over pairs with its interval, by resampling clusters: the emoji or pictures that several pairs share."""
 
     value: float
     low: float
@@ -32,7 +31,7 @@ def classification(label: Ints, predicted: Ints) -> dict[str, float]:
 
     A class that was never predicted has a precision of 0.
     """
-    classes = np.unique(label)
+    classes = np.unique(label[label != UNKNOWN])
     hit = np.array([np.sum((predicted == c) & (label == c)) for c in classes], np.float64)
     named = np.array([np.sum(predicted == c) for c in classes], np.float64)
     there = np.array([np.sum(label == c) for c in classes], np.float64)
@@ -42,6 +41,45 @@ def classification(label: Ints, predicted: Ints) -> dict[str, float]:
         "macro_f1": float(f1.mean()),
         "macro_precision": float((hit / np.maximum(named, 1)).mean()),
         "macro_recall": float((hit / there).mean()),
+    }
+
+
+def figures_of(pairs: Pairs, logits: NDArray[np.float32]) -> dict[str, Any]:
+    """What is asked of [N, C] logits for pairs of one, several or the most given class; accuracy first.
+
+    The accuracy is the share of pairs whose likeliest class is a true one, and for answers the official one.
+    """
+    predicted = logits.argmax(1)
+    accuracy = {"accuracy": float(pairs.right(predicted).mean())}
+    if pairs.kind == "several":
+        truth = pairs.targets(np.arange(len(pairs)), logits.shape[1]).numpy() > 0
+        return accuracy | several_classes(truth, logits)
+    return classification(pairs.label, predicted) | accuracy
+
+
+def several_classes(truth: NDArray[np.bool_], logits: NDArray[np.float32]) -> dict[str, Any]:
+    """Precision, recall and F1 as means over the classes that occur, F1 over all decisions, average precision.
+
+    A class is named where its probability, the sigmoid of its logit, is above a half. One that never is has a
+    precision of 0.
+
+    Args:
+        truth: [N, C].
+        logits: [N, C].
+
+    Source: Everingham et al. 2010, doi:10.1007/s11263-009-0275-4 (average precision, over all ranks).
+    """
+    is_named = logits > 0
+    hit, named, there = (part.sum(0).astype(np.float64) for part in (truth & is_named, is_named, truth))
+    own = np.flatnonzero(there)
+    precisions = {str(c): average_precision(logits[:, c], truth[:, c]) for c in own.tolist()}
+    return {
+        "mean_average_precision": float(np.mean(list(precisions.values()))),
+        "macro_f1": float((2 * hit[own] / (named + there)[own]).mean()),
+        "micro_f1": float(2 * hit.sum() / (named.sum() + there.sum())),
+        "macro_precision": float((hit[own] / np.maximum(named[own], 1)).mean()),
+        "macro_recall": float((hit[own] / there[own]).mean()),
+        "average_precision": precisions,
     }
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmedge.data.transforms import Preprocess
 from dmedge.export.quiet import quiet
 from dmedge.logs import progress
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.contestants import CONTEXT, FAMILIES, IMAGE_SIZE, Dmedge, Outputs
 from dmedge.study.context import Study
-from dmedge.study.features import MOST_TOKENS, vocabulary
-from dmedge.study.pairs import Ints, Pairs
-from dmedge.study.scores import classification, clustered
+from dmedge.study.features import token_ids
+from dmedge.study.scores import clustered, figures_of
+from dmedge.study.task import Doubles, Ints, Pairs, Part, Pictures
 from dmedge.study.turns import OWN
 from dmedge.training.batches import pad
 from dmedge.training.warm_start import factorise
@@ -38,6 +39,8 @@ class Inputs:
     pairs: Pairs
     pixels: Tensor  # uint8 [M, S, S, 3]
     ids: list[list[int]]  # of every pair
+    shown: Tensor  # [N] number of what the picture shows
+    told: Tensor  # [N] number of what the text is of; equal numbers belong together
 
     def draw(self, rows: Ints) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels [B, S, S, 3], token ids and mask [B, L] of some pairs."""
@@ -46,20 +49,32 @@ class Inputs:
 
 def contestant_inputs(study: Study, pairs: Pairs) -> Inputs:
     """Shrink the pictures and tokenise the texts of `pairs`."""
-    x = torch.from_numpy(pairs.pictures).permute(0, 3, 1, 2)
+    longest = min(study.source.longest(study.checkpoint), CONTEXT - 1)
+    ids = [row[:longest] for row in token_ids(study.checkpoint, pairs.texts)]
+    owner = pairs.cluster if pairs.owner is None else pairs.owner
+    shown, told = (torch.from_numpy(study.source.concepts(cluster)) for cluster in (pairs.cluster, owner))
+    return Inputs(pairs, _shrunk(pairs.pictures), ids, shown, told)
+
+
+def _shrunk(pictures: Pictures) -> Tensor:
+    """Pictures of one size shrunk; others made square as well, as `Preprocess` does it, and opened one by one."""
+    if not isinstance(pictures, np.ndarray):
+        preprocess = Preprocess(IMAGE_SIZE)
+        return torch.from_numpy(np.stack([preprocess(picture) for picture in pictures]))
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     parts = [
         F.interpolate(part.float(), (IMAGE_SIZE,) * 2, mode="bilinear", antialias=True) for part in torch.split(x, 2048)
     ]
-    pixels = torch.cat([part.round().clamp(0, 255).byte() for part in parts]).permute(0, 2, 3, 1).contiguous()
-    ids = vocabulary(study.checkpoint).encode_all(pairs.texts)
-    return Inputs(pairs, pixels, [row[: min(MOST_TOKENS, CONTEXT - 1)] for row in ids])
+    return torch.cat([part.round().clamp(0, 255).byte() for part in parts]).permute(0, 2, 3, 1).contiguous()
 
 
 def run_comparison(study: Study) -> dict[str, Done]:
-    """Train and judge every family, and dmedge once more with what it usually starts from."""
+    """Train and judge every family, and dmedge once more with what it usually starts from, where there are concepts."""
+    inputs = cache(lambda part: contestant_inputs(study, study.train if part == "train" else study.test))
     makers = _makers(study)
-    makers[OWN] = lambda: _warm(study, study.checkpoint.tokenizer.vocab_size)
-    return {name: study.run(_cell(study, name, make)) for name, make in makers.items()}
+    if study.members.shape[1]:
+        makers[OWN] = lambda: _warm(study, inputs("train"))
+    return {name: study.run(_cell(study, name, make, inputs)) for name, make in makers.items()}
 
 
 def _makers(study: Study) -> dict[str, Callable[[], nn.Module]]:
@@ -67,12 +82,12 @@ def _makers(study: Study) -> dict[str, Callable[[], nn.Module]]:
     return {name: partial(make, vocab_size, classes) for name, make in FAMILIES.items()}
 
 
-def _warm(study: Study, vocab_size: int) -> nn.Module:
-    """Dmedge with a concept for every emoji, its token embeddings factorised from the training pairs."""
+def _warm(study: Study, inputs: Inputs) -> nn.Module:
+    """Dmedge with a concept for everything shown, its token embeddings factorised from the training pairs."""
+    vocab_size = study.checkpoint.tokenizer.vocab_size
     model = Dmedge(vocab_size, study.members.shape[0], study.members)
-    inputs, width = contestant_inputs(study, study.train), model.model.config.text_width
-    concept = _concepts(study.train)
-    rows, anchors = factorise(tuple(inputs.ids), concept, vocab_size, width, study.config.seed)
+    width = model.model.config.text_width
+    rows, anchors = factorise(tuple(inputs.ids), inputs.shown.numpy(), vocab_size, width, study.config.seed)
     with torch.no_grad():
         token, projection = model.model.text.token, model.model.text_projection
         assert isinstance(token, nn.Embedding) and isinstance(projection, nn.Linear) and model.model.head is not None
@@ -83,16 +98,7 @@ def _warm(study: Study, vocab_size: int) -> nn.Module:
     return model
 
 
-def _concepts(pairs: Pairs) -> Ints:
-    """[N] number of the emoji of each pair among those that may be trained on."""
-    from dmedge.data.emoji import load_pack
-    from dmedge.data.splits import is_unseen_emoji
-
-    seen = [i for i, emoji in enumerate(load_pack().emoji) if not is_unseen_emoji(emoji.hexcode)]
-    return np.searchsorted(np.array(seen, np.int64), pairs.cluster)
-
-
-def _cell(study: Study, name: str, make: Callable[[], nn.Module]) -> Cell:
+def _cell(study: Study, name: str, make: Callable[[], nn.Module], inputs: Callable[[Part], Inputs]) -> Cell:
     config = study.config
     settings = {
         **study.task_settings(),
@@ -107,25 +113,27 @@ def _cell(study: Study, name: str, make: Callable[[], nn.Module]) -> Cell:
         torch.manual_seed(config.seed)
         with quiet():  # transformers wakes libraries that say what they lack
             model = make()
-        seconds = _train(model, contestant_inputs(study, study.train), study, name)
+        seconds = _train(model, inputs("train"), study, name)
         model.eval()
-        test = contestant_inputs(study, study.test)
-        predicted = predict(model, test)
-        hits = search(model, test, config.candidates, config.seed)
+        test = inputs("test")
+        logits = logits_of(model, test)
+        right = test.pairs.right(logits.argmax(1))
         return {
             "train_seconds": round(seconds, 1),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "token_parameters": study.checkpoint.tokenizer.vocab_size * _width_of_tokens(model),
-            **classification(study.test.label, predicted),
-            "accuracy_interval": clustered(
-                (predicted == study.test.label).astype(np.float64), study.test.cluster
-            ).to_json(),
-            "recall_at_1": float(hits.mean()),
-            "searches": len(hits),
+            **figures_of(test.pairs, logits),
+            "accuracy_interval": clustered(right, test.pairs.cluster).to_json(),
+            **(_searched(study, model, test) if study.source.describes else {}),
             "flops": operations(model, _longest(test)),
         }
 
     return Cell(f"scratch-{name.lower().replace(',', '').replace(' ', '-')}", settings, run)
+
+
+def _searched(study: Study, model: nn.Module, inputs: Inputs) -> Result:
+    hits = search(model, inputs, study.config.candidates, study.config.seed)
+    return {"recall_at_1": float(hits.mean()), "searches": len(hits)}
 
 
 def _width_of_tokens(model: nn.Module) -> int:
@@ -141,12 +149,15 @@ def _train(model: nn.Module, inputs: Inputs, study: Study, name: str) -> float:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.scratch_learning_rate, config.scratch_steps, pct_start=WARMUP_SHARE
     )
-    concept = torch.from_numpy(_concepts(inputs.pairs))
+    weight = CONTRASTIVE_WEIGHT if study.source.describes else 0.0
     began = time.perf_counter()
     with progress(name, config.scratch_steps) as advance:
         for _ in range(config.scratch_steps):
             rows = rng.integers(len(inputs.pairs), size=config.scratch_batch)
-            loss = _loss(model, inputs.draw(rows), torch.from_numpy(inputs.pairs.label[rows]), concept[rows])
+            found: Outputs = model(*inputs.draw(rows))
+            loss = inputs.pairs.loss(found.classes, rows)
+            if weight:
+                loss = loss + weight * _belonging(model, found, inputs, rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -156,44 +167,48 @@ def _train(model: nn.Module, inputs: Inputs, study: Study, name: str) -> float:
     return time.perf_counter() - began
 
 
-def _loss(model: nn.Module, drawn: tuple[Tensor, Tensor, Tensor], label: Tensor, concept: Tensor) -> Tensor:
-    """Cross-entropy of the class, and what teaches which texts belong to which pictures."""
-    pixels, ids, mask = drawn
-    found: Outputs = model(pixels, ids, mask)
-    loss = F.cross_entropy(found.classes, label)
+def _belonging(model: nn.Module, found: Outputs, inputs: Inputs, rows: Ints) -> Tensor:
+    """What teaches which texts belong to which pictures."""
+    shown, told = inputs.shown[rows], inputs.told[rows]
     if found.image is None or found.text is None:  # one stream: matching pairs against strangers
         assert found.match is not None
+        pixels, ids, mask = inputs.draw(rows)
         strange: Outputs = model(pixels, ids.roll(1, 0), mask.roll(1, 0))
         assert strange.match is not None
         logits = torch.cat([found.match, strange.match])
-        target = torch.cat([torch.ones_like(found.match), (concept == concept.roll(1)).float()])
-        return loss + CONTRASTIVE_WEIGHT * F.binary_cross_entropy_with_logits(logits, target)
-    same = (concept[:, None] == concept[None]).float()
-    target = same / same.sum(1, keepdim=True)
+        target = torch.cat([(shown == told).float(), (shown == told.roll(1)).float()])
+        return F.binary_cross_entropy_with_logits(logits, target)
+    same = (shown[:, None] == told[None]).float()
     logits = LOGIT_SCALE * found.image @ found.text.T
-    both = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+    both = F.cross_entropy(logits, _shares(same)) + F.cross_entropy(logits.T, _shares(same.T))
     if isinstance(model, Dmedge) and model.model.head is not None:
         anchored = [model.model.concept_logits(side) for side in (found.image, found.text)]
-        both = both + sum(F.cross_entropy(side, concept) for side in anchored)
-    return loss + CONTRASTIVE_WEIGHT * both / 2
+        both = both + sum(F.cross_entropy(side, shown) for side in anchored)
+    return both / 2
+
+
+def _shares(same: Tensor) -> Tensor:
+    """Rows that sum to 1; what belongs to nothing in the batch asks nothing."""
+    return same / same.sum(1, keepdim=True).clamp(min=1)
 
 
 @torch.no_grad()
-def predict(model: nn.Module, inputs: Inputs, batch_size: int = 256) -> Ints:
-    """[N] classes that a contestant names."""
+def logits_of(model: nn.Module, inputs: Inputs, batch_size: int = 256) -> NDArray[np.float32]:
+    """[N, C] class logits of a contestant."""
     found = []
     for start in range(0, len(inputs.pairs), batch_size):
         rows = np.arange(start, min(start + batch_size, len(inputs.pairs)))
-        found.append(model(*inputs.draw(rows)).classes.argmax(1).numpy())
+        found.append(model(*inputs.draw(rows)).classes.numpy())
     return np.concatenate(found)
 
 
 @torch.no_grad()
-def search(model: nn.Module, inputs: Inputs, candidates: int, seed: int) -> NDArray[np.float64]:
-    """Whether each of some texts scores its own picture above `candidates` - 1 others; ties lose."""
+def search(model: nn.Module, inputs: Inputs, candidates: int, seed: int) -> Doubles:
+    """Whether each of some texts of a picture's own scores its own picture above `candidates` - 1 others; ties lose."""
     rng = np.random.default_rng([seed, 31])
     pairs = inputs.pairs
-    rows = rng.permutation(len(pairs))[:SEARCHES]
+    rows = rng.permutation(len(pairs))
+    rows = rows[pairs.is_own[rows]][:SEARCHES]
     count = min(candidates, len(pairs.pictures))
     hits = []
     for row in rows:

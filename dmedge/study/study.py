@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.errors import ArtifactError
-from dmedge.evidence.attention import check_attends
 from dmedge.evidence.baseline import is_float
 from dmedge.manifest import MANIFEST_NAME
 from dmedge.study.attention import run_attention
@@ -35,12 +34,13 @@ def study(checkpoint: Artifact, config: StudyConfig, out: Path) -> Artifact:
     Finished cells are kept in `out`.steps, so a study that was stopped repeats none of them.
 
     Args:
-        checkpoint: a float model trained on the embedded data, whose towers stay as they are.
+        checkpoint: a float model whose towers stay as they are; for the embedded data one that was trained on it.
         config: how much of everything.
         out: directory to create.
 
     Raises:
-        ArtifactError: `out` exists, or the checkpoint is quantized, attends to nothing, or is of other data.
+        ArtifactError: `out` exists, or the checkpoint is quantized, or not for the data.
+        DataError: records cannot be read, or are too few.
     """
     if not is_float(checkpoint.manifest):
         raise ArtifactError(
@@ -49,8 +49,7 @@ def study(checkpoint: Artifact, config: StudyConfig, out: Path) -> Artifact:
         )
     with new_artifact(out) as draft:
         run = Study(config, checkpoint, out.with_name(f"{out.name}.steps"))
-        check_attends(run.checkpoint)
-        run.check_concepts()
+        run.source.check(run.checkpoint, checkpoint)
         found = run_cells(run)
         cells = found.all_cells()
         for done in cells:
@@ -82,7 +81,7 @@ def run_cells(run: Study) -> Findings:
         variants=variants,
         retrieval=run_retrieval(run),
         long_text=run_long_text(run),
-        errors=run_errors(run, variants["shipped"]),
+        errors=run_errors(run, variants[run.design]),
         attention=run_attention(run),
         robustness=run_robustness(run, variants),
         cost=run_cost(run),

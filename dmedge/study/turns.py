@@ -20,14 +20,17 @@ ROUNDS, WARM, TOKENS = 60, 5, 8
 
 def run_turns(study: Study) -> Done:
     """Latency of a pair, batch 1, one thread, in PyTorch; weights do not matter to it."""
-    settings = {"rounds": ROUNDS, "tokens": TOKENS, "families": [*FAMILIES, OWN]}
+    has_concepts = study.members.shape[1] > 0
+    settings = {"rounds": ROUNDS, "tokens": TOKENS, "families": [*FAMILIES, *([OWN] if has_concepts else [])]}
+    settings |= study.source.settings
 
     def run(folder: Path) -> Result:
         torch.manual_seed(study.config.seed)
         vocab_size, classes = study.checkpoint.tokenizer.vocab_size, study.members.shape[0]
         with quiet():  # transformers wakes libraries that say what they lack
             models = {name: make(vocab_size, classes).eval() for name, make in FAMILIES.items()}
-            models[OWN] = Dmedge(vocab_size, classes, study.members).eval()
+            if has_concepts:
+                models[OWN] = Dmedge(vocab_size, classes, study.members).eval()
         times = in_turns(models)
         return {
             name: {

@@ -14,16 +14,16 @@ from dmedge.study.context import Study
 from dmedge.study.heads import (
     FUSIONS,
     PLAIN,
-    VARIANTS,
     StudyHead,
     Variant,
+    logits_of,
     matched,
     parameters,
     predict,
     state_of,
     train_head,
 )
-from dmedge.study.scores import Figure, classification, clustered
+from dmedge.study.scores import Figure, clustered, figures_of
 
 HEAD = "head.safetensors"
 
@@ -33,7 +33,7 @@ def run_variants(study: Study) -> dict[str, list[Done]]:
     model, members = study.checkpoint.model, study.members
     budget = parameters(StudyHead(model, FUSIONS[0], members))
     done: dict[str, list[Done]] = {}
-    for variant in VARIANTS:
+    for variant in study.source.variants:
         fair = matched(model, variant, members, budget) if variant in (*FUSIONS[1:], PLAIN) else variant
         done[variant.name] = [study.run(_cell(study, fair, study.config.seed + k)) for k in range(study.config.seeds)]
     return done
@@ -56,7 +56,7 @@ def _cell(study: Study, variant: Variant, seed: int) -> Cell:
 
         def judge(head: StudyHead) -> float:
             pairs = study.validation
-            return float(np.mean(predict(head, pairs, study.validation_features) == pairs.label))
+            return float(np.mean(pairs.right(predict(head, pairs, study.validation_features))))
 
         found = train_head(
             head,
@@ -68,12 +68,12 @@ def _cell(study: Study, variant: Variant, seed: int) -> Cell:
             seed=seed,
         )
         save_file(dict(state_of(head)), folder / HEAD)
-        predicted = predict(head, study.test, study.test_features)
+        logits = logits_of(head, study.test, study.test_features)
         return {
             **found,
             "parameters": parameters(head),
-            **classification(study.test.label, predicted),
-            "predicted": predicted.tolist(),
+            **figures_of(study.test, logits),
+            "predicted": logits.argmax(1).tolist(),
         }
 
     return Cell(f"head-{variant.name}-{seed}", settings, run)
@@ -89,9 +89,9 @@ def load_head(study: Study, done: Done) -> StudyHead:
 
 
 def correct(study: Study, runs: Sequence[Done]) -> NDArray[np.float64]:
-    """[N] share of the runs that named the class of each test pair."""
-    predicted = np.array([run.result["predicted"] for run in runs])
-    return (predicted == study.test.label).mean(0)  # type: ignore[no-any-return]
+    """[N] what the class that each run named for a test pair is worth, the mean of all runs."""
+    right = [study.test.right(np.array(run.result["predicted"])) for run in runs]
+    return np.stack(right).mean(0)  # type: ignore[no-any-return]
 
 
 def accuracy(study: Study, runs: Sequence[Done]) -> Figure:

@@ -6,14 +6,21 @@ from typing import Any
 
 def headlines(summary: Mapping[str, Any]) -> list[str]:
     """The few facts that a reader wants first, in words."""
-    accuracy, gain, recall = (summary[key] for key in ("accuracy", "gain_over_plain_attention", "recall_at_10"))
-    near, goal = summary["languages_near_english"], summary["int8_latency_goal"]
+    accuracy, gain, goal = (summary[key] for key in ("accuracy", "gain_over_plain_attention", "int8_latency_goal"))
+    recall, near = summary.get("recall_at_10"), summary.get("languages_near_english")
     met = [name for name, is_met in goal["reached"].items() if is_met]
-    return [
-        f"Class of a degraded picture and one keyword: accuracy {with_interval(accuracy)}, n = {accuracy['n']:,}.",
+    lines = [
+        f"{summary['headline']}: accuracy {with_interval(accuracy)}, n = {accuracy['n']:,}.",
         f"Over plain cross-attention: {points(gain)}; 2 points or more: {gain['verdict']}.",
-        f"Text finds its picture in an unseen style: recall@10 {with_interval(recall)}, n = {recall['n']:,}.",
-        f"{near['reached']} of {near['languages']} locales reach 80 % of the recall@10 of English.",
+    ]
+    if recall:
+        lines.append(
+            f"Text finds its picture {summary['found']}: recall@10 {with_interval(recall)}, n = {recall['n']:,}."
+        )
+    if near:
+        lines.append(f"{near['reached']} of {near['languages']} locales reach 80 % of the recall@10 of English.")
+    return [
+        *lines,
         f"30 % less latency by int8, on this machine: {len(met)} of {len(goal['reached'])} programs "
         f"({', '.join(met) or 'none'}).",
     ]
