@@ -31,6 +31,7 @@ from dmedge.cli.verify import (
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
 @runtime_option
 @click.option("--rounds", type=click.IntRange(2), default=50, show_default=True, help="Turns A B B A per program.")
+@click.option("--profile", is_flag=True, help="Name the ten slowest operators of each program as well.")
 @click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
 @recipe_option
 @budget_option
@@ -83,10 +84,24 @@ def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
         rss = f"{start['peak_rss_bytes'] / 1e6:.0f} MB at most, {start['base_rss_bytes'] / 1e6:.0f} MB before loading"
         first = ", ".join(f"first {program} {ms:.2f} ms" for program, ms in start["first_ms"].items())
         click.echo(f"{side}: load {start['load_ms']:.1f} ms, {first}, memory {rss}")
+    if report["profile"]:
+        _print_profile(report["profile"])
     _print_accuracy(report["accuracy"])
     if report["budgets"]:
         click.echo(budget_table(report["budgets"]))
     click.echo(evidence.root)
+
+
+def _print_profile(profile: dict[str, Any]) -> None:
+    click.echo(f"hottest operators, by {profile['profiler']}; slower than the runs above, and no latency:")
+    for program, found in profile["programs"].items():
+        rows = [
+            [f"  {row['name']}", row["kind"], f"{row['us']:.1f}", f"{100 * row['share']:.1f} %", f"{row['calls']:g}"]
+            for row in found["hottest"]
+        ]
+        inside, whole = found["operators_us"], found["whole_us"]
+        click.echo(f"{program}: {inside:.1f} us in {found['n_operators']} operators, {whole:.1f} us a run")
+        click.echo(text_table(["  operator", "kind", "us", "share", "calls"], rows, left=2))
 
 
 def _print_accuracy(accuracy: dict[str, Any] | None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from dmedge.artifact import Artifact, download_bytes, new_artifact, program_bytes
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import BrowserDevice
+from dmedge.devices.local import LocalDevice
 from dmedge.devices.names import timing_device
 from dmedge.devices.protocol import Device
 from dmedge.errors import ArtifactError, ConfigError
@@ -24,6 +25,7 @@ from dmedge.runtime.browser_session import check_loader
 
 STAGE = "bench"
 REPORT, SAMPLES = "bench.json", "samples.npz"
+LOCAL = LocalDevice.name
 LABEL = "host figure, not a phone"
 FRONT = {"encode_image": "decode_resize", "encode_text": "tokenise", "encode_text_longest": "tokenise"}
 FRONT |= {"classify": "decode_resize"}
@@ -52,6 +54,7 @@ def bench_bundle(
         ConfigError: there is no such device.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
+    check_passes(config)
     device = timing_device(config.device, Path(config.runner) if config.runner else None)
     if isinstance(device, BrowserDevice):
         check_loader(bundle)
@@ -97,6 +100,19 @@ def runner_digest(config: BenchConfig) -> str | None:
     return digest_file(Path(config.runner)).sha256
 
 
+def check_passes(config: BenchConfig) -> None:
+    """Refuse what cannot be measured on the device, before any work.
+
+    Raises:
+        ConfigError: a profile is asked for elsewhere.
+    """
+    if config.profile and config.device != LOCAL:
+        raise ConfigError(
+            f"profile on {config.device}: the profilers of the runtimes are asked through their Python packages; "
+            f"expected --device {LOCAL}; leave --profile out there"
+        )
+
+
 def _check_sides(sides: Mapping[str, Artifact]) -> None:
     target = sides["artifact"].manifest.target
     for side in sides.values():
@@ -128,6 +144,7 @@ def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings,
         },
         "parity": {side: parity.to_json() for side, parity in timings.parity.items()},
         "coverage": coverage.to_json() if coverage else None,
+        "profile": timings.profile,
         "runtime": timings.runtime,
         "host": timings.host,
     }

@@ -56,6 +56,7 @@ class BenchConfig:
     style: str = TEST_STYLE
     runtime: str | None = None  # whose programs to time; none named means the first of the bundle
     runner: str | None = None  # native runner of one's own, for an Android device
+    profile: bool = False  # name the hottest operators as well, on this machine alone
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.repeats < 1 or self.rounds < 2:

@@ -22,6 +22,7 @@ FLAGS = {  # setting of a stage -> its option, where it is not the default
     "runtime": ("--runtime", None),
     "threads": ("--threads", 1),
     "robustness": ("--robustness", False),
+    "profile": ("--profile", False),
 }
 
 

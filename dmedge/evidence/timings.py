@@ -20,6 +20,7 @@ from dmedge.evidence.browser import check_in_browser
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.latency import Nanoseconds, Paired, measure
 from dmedge.evidence.parity import ParityReport, check_parity
+from dmedge.evidence.profile import profile_cases
 from dmedge.evidence.workload import (
     Workload,
     draw_workload,
@@ -45,6 +46,7 @@ class Timings:
     front: Mapping[str, Nanoseconds]
     runtime: Mapping[str, Any]
     host: Mapping[str, Any]
+    profile: Mapping[str, Any] | None = None  # None where it was not asked for
 
 
 def take_timings(
@@ -79,8 +81,9 @@ def take_timings(
         mine, theirs = (stack.enter_context(open_side(side)) for side in ("artifact", "fp32"))
         cases = _take_turns(mine, theirs, workload, config.rounds)
         facts = mine.facts()[0]
+    profile = profile_cases(sides["artifact"], cases, runtime, config.threads) if config.profile else None
     version = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
-    return Timings(parity, starts, cases, front, version, {"before": before, "after": facts_of()})
+    return Timings(parity, starts, cases, front, version, {"before": before, "after": facts_of()}, profile)
 
 
 def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int) -> list[Paired]:

@@ -76,11 +76,12 @@ def bench(
         VerifyError: a bundle does not compute what it should.
     """
     from dmedge.devices.names import WEB, check_device
-    from dmedge.evidence.bench import bench_bundle
+    from dmedge.evidence.bench import bench_bundle, check_passes
     from dmedge.runtime.browser_session import check_loader
 
     if check_device(config.device) == WEB:
         check_loader(bundle)
+    check_passes(config)
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
     check_baseline(bundle, baseline)
