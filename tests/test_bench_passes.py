@@ -9,16 +9,21 @@ import pytest
 from click.testing import CliRunner
 
 from dmedge.artifact import Artifact
+from dmedge.cli.bench import _print_report
 from dmedge.cli.main import cli
+from dmedge.data.evalset import EvalSet
 from dmedge.errors import DmedgeError
+from dmedge.evidence.bench import bench_bundle
+from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.profile import HOTTEST, profile_json
 from dmedge.evidence.report import render
 from dmedge.evidence.report_data import collect
+from dmedge.evidence.verdict import Budget
 from dmedge.runtime.onnx_profile import read_profile
-from dmedge.runtime.profile import Profile, summed
+from dmedge.runtime.profile import Profile, gathered
 from dmedge.runtime.session import open_session
 from dmedge.runtime.worker_session import WorkerSession
-from tests.proven_bundles import pictures
+from tests.proven_bundles import data, pictures
 from tests.tiny_bundles import (
     example_inputs,
     int8_checkpoint,
@@ -28,38 +33,53 @@ from tests.tiny_bundles import (
     tiny_checkpoint,
 )
 
-__all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "pictures", "pte_int8_bundle", "tiny_checkpoint"]
+__all__ = [
+    "data",
+    "int8_checkpoint",
+    "onnx_bundle",
+    "onnx_int8_bundle",
+    "pictures",
+    "pte_int8_bundle",
+    "tiny_checkpoint",
+]  # fixtures
+
+
+SECTIONS = {"profile": "hottest operators</h2>"}  # key of bench.json -> what shows that the page has its section
+PASSES = BenchConfig(rounds=2, repeats=1, profile=True)
 
 
 @pytest.fixture(scope="module")
-def bench(
+def evidence(
     tmp_path_factory: pytest.TempPathFactory,
     onnx_int8_bundle: Artifact,
+    onnx_bundle: Artifact,
     tiny_checkpoint: Artifact,
-    onnx_bundle: Artifact,  # the twin, found beside the checkpoint
-    pictures: Path,
-) -> Path:
-    """Evidence with every pass, and what the command printed, as `said.txt`."""
-    folder = tmp_path_factory.mktemp("passes")
-    command = ["bench", onnx_int8_bundle.root, "--baseline", tiny_checkpoint.root, "--data", pictures, "--rounds", 2]
-    done = CliRunner().invoke(cli, [*map(str, command), "--profile", "--out", str(folder / "bench")])
-    assert done.exit_code == 0, done.stderr
-    (folder / "said.txt").write_text(done.stdout, encoding="utf-8")
-    return folder
+    data: EvalSet,
+) -> Artifact:
+    """With every pass."""
+    out = tmp_path_factory.mktemp("passes") / "bench"
+    sides = (onnx_int8_bundle, onnx_bundle, tiny_checkpoint)
+    return bench_bundle(*sides, out, data=data, config=PASSES, budget=Budget())
 
 
-def report_in(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "bench/bench.json").read_text("utf-8"))
+@pytest.fixture(scope="module")
+def report(evidence: Artifact) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(evidence.file("bench.json").read_text("utf-8"))
     return found
+
+
+@pytest.fixture(scope="module")
+def page(evidence: Artifact) -> str:
+    return render(collect(evidence.root))
 
 
 # Operators
 
 
-def test_operators_of_a_run_add_up_to_less_than_the_run(bench: Path) -> None:
-    profile = report_in(bench)["profile"]
+def test_operators_of_a_run_add_up_to_less_than_the_run(report: dict[str, Any]) -> None:
+    profile = report["profile"]
     assert profile["profiler"] == "onnxruntime's profiler"
-    assert set(profile["programs"]) == set(report_in(bench)["programs"])
+    assert set(profile["programs"]) == set(report["programs"])
     for row in profile["programs"].values():
         assert 0 < row["operators_us"] <= row["whole_us"]
         assert len(row["hottest"]) == min(HOTTEST, row["n_operators"])
@@ -71,21 +91,26 @@ def test_operators_of_a_run_add_up_to_less_than_the_run(bench: Path) -> None:
     assert kinds & {"QLinearConv", "Conv"}
 
 
-def test_the_command_and_the_page_name_the_hottest_operator(bench: Path) -> None:
-    hottest = report_in(bench)["profile"]["programs"]["encode_image"]["hottest"][0]
-    said = (bench / "said.txt").read_text("utf-8")
+def test_the_command_and_the_page_name_the_hottest_operator(
+    report: dict[str, Any], evidence: Artifact, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hottest = report["profile"]["programs"]["encode_image"]["hottest"][0]
+    _print_report(report, evidence)
+    said = capsys.readouterr().out
     assert "no latency" in said
     assert hottest["name"] in said
-    page = render(collect(bench / "bench"))
     assert f"Hottest operators of encode_image: {hottest['name']}" in page
 
 
-def test_the_page_of_evidence_of_before_has_no_such_section(bench: Path) -> None:
-    collection = collect(bench / "bench")
+def test_evidence_of_before_has_no_section_of_what_it_lacks(evidence: Artifact, page: str) -> None:
+    collection = collect(evidence.root)
     (entry,) = collection.judged
     assert entry.bench is not None
-    old = {key: value for key, value in entry.bench.items() if key != "profile"}
-    assert "ottest operators" not in render(replace(collection, judged=[replace(entry, bench=old)]))
+    old = {key: value for key, value in entry.bench.items() if key not in SECTIONS and key != "schema_version"}
+    before = render(replace(collection, judged=[replace(entry, bench=old)]))
+    for heading in SECTIONS.values():
+        assert heading in page
+        assert heading not in before
 
 
 def test_executorch_tells_the_operators_within_its_delegates(pte_int8_bundle: Artifact) -> None:
@@ -104,12 +129,13 @@ def test_elsewhere_a_profile_is_refused_before_any_work(onnx_int8_bundle: Artifa
     assert "profile on ssh:nobody@nowhere" in " ".join(done.stderr.split())
 
 
-def test_events_of_one_operator_are_summed_and_the_slowest_comes_first() -> None:
-    events = [("a", "Conv", 4.0), ("b", "MatMul", 10.0), ("a", "Conv", 8.0), ("b", "MatMul", 20.0)]
-    operators = summed(events, 2)
-    assert [(operator.name, operator.calls, operator.ns) for operator in operators] == [("b", 1, 15), ("a", 1, 6)]
-    assert Profile("p", 2, 30.0, operators).operators_ns == 21
-    assert profile_json(Profile("p", 2, 30.0, ()))["hottest"] == []
+def test_events_of_a_run_are_summed_and_the_median_run_counts() -> None:
+    calm = [("a", "Conv", 2.0), ("b", "MatMul", 10.0), ("a", "Conv", 3.0)]
+    interrupted = [("a", "Conv", 2.0), ("b", "MatMul", 10.0), ("a", "Conv", 4000.0)]
+    operators = gathered([calm, interrupted, calm])
+    assert [(operator.name, operator.calls, operator.ns) for operator in operators] == [("b", 1, 10), ("a", 2, 5)]
+    assert Profile("p", 3, 30.0, operators).operators_ns == 15
+    assert profile_json(Profile("p", 3, 30.0, ()))["hottest"] == []
 
 
 def test_a_profile_without_its_runs_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dmedge.files import digest_file
 from dmedge.runtime.browser_session import check_loader
 
 STAGE = "bench"
+SCHEMA = 2  # of bench.json; docs/artifacts.md says what each brought
 REPORT, SAMPLES = "bench.json", "samples.npz"
 LOCAL = LocalDevice.name
 LABEL = "host figure, not a phone"
@@ -129,6 +130,7 @@ def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings,
     runtime = timings.runtime["runtime"]
     coverage = measure_coverage(sides["artifact"], runtime)
     return {
+        "schema_version": SCHEMA,
         "verdict": overall(lines) if lines else None,
         "budgets": [line.to_json() for line in lines],
         "artifact_sha256": sides["artifact"].digest,

@@ -13,8 +13,8 @@ def operators(entry: Judged) -> str:
     if not profile:
         return ""
     cards = "".join(
-        f"<div><h3>{CASE_NAMES[name]}</h3><p class=\"note\">{row['operators_us']:.4g} us in {row['n_operators']} "
-        f"operators; {row['whole_us']:.4g} us a run under the profiler, mean of {row['runs']}</p>"
+        f'<div><h3>{CASE_NAMES[name]}</h3><p class="note">{row["operators_us"]:.4g} us in {row["n_operators"]} '
+        f"operators; {row['whole_us']:.4g} us a run under the profiler; medians of {row['runs']} runs</p>"
         f"{operator_chart(row['hottest'], name)}</div>"
         for name, row in profile["programs"].items()
     )

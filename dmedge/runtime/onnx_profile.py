@@ -3,13 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dmedge.errors import DmedgeError
-from dmedge.runtime.profile import Profile, summed
+from dmedge.runtime.profile import Profile, gathered
 
 PROFILER = "onnxruntime's profiler"
 _SUFFIX = "_kernel_time"
+
+Event = Mapping[str, Any]
 
 
 def read_profile(path: Path, runs: int) -> Profile:
@@ -24,15 +27,18 @@ def read_profile(path: Path, runs: int) -> Profile:
         raise DmedgeError(
             f"onnxruntime's profiler wrote {len(whole)} runs; expected {runs}; install the version in constraints.txt"
         )
-    start = min(event["ts"] for event in whole)
-    nodes = [event for event in _named(events, "Node", _SUFFIX) if event["ts"] >= start]
-    operators = summed(((_name(event), event["args"]["op_name"], event["dur"] * 1e3) for event in nodes), runs)
-    return Profile(PROFILER, runs, sum(event["dur"] for event in whole) * 1e3 / runs, operators)
+    nodes = _named(events, "Node", _SUFFIX)
+    operators = gathered([[_operator(node) for node in nodes if _is_within(node, run)] for run in whole])
+    return Profile(PROFILER, runs, median(run["dur"] for run in whole) * 1e3, operators)
 
 
-def _named(events: Sequence[Mapping[str, Any]], category: str, ending: str) -> list[Mapping[str, Any]]:
+def _operator(node: Event) -> tuple[str, str, float]:
+    return str(node["name"]).removesuffix(_SUFFIX), node["args"]["op_name"], node["dur"] * 1e3
+
+
+def _is_within(event: Event, run: Event) -> bool:
+    return bool(run["ts"] <= event["ts"] <= run["ts"] + run["dur"])
+
+
+def _named(events: Sequence[Event], category: str, ending: str) -> list[Event]:
     return [event for event in events if event.get("cat") == category and event["name"].endswith(ending)]
-
-
-def _name(event: Mapping[str, Any]) -> str:
-    return str(event["name"]).removesuffix(_SUFFIX)

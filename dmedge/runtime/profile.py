@@ -1,15 +1,19 @@
 """What the profiler of a runtime says of one program: its operators, and how long each takes in a run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum
+from statistics import median
 
 WARM_UP = 10  # runs that a profiler sees and that are not counted
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One operator of a program, as the runtime has fused it; means over the runs that count."""
+    """One operator of a program, as the runtime has fused it.
+
+    Times are medians over the runs: on a busy machine a single interruption is longer than most operators.
+    """
 
     name: str
     kind: str  # such as "Conv", or who runs it
@@ -32,15 +36,18 @@ class Profile:
         return fsum(operator.ns for operator in self.operators)
 
 
-def summed(found: Iterable[tuple[str, str, float]], runs: int) -> tuple[Operator, ...]:
+def gathered(runs: Sequence[Iterable[tuple[str, str, float]]]) -> tuple[Operator, ...]:
     """Operators from single events.
 
     Args:
-        found: name, kind and nanoseconds of every event of the runs that count.
-        runs: how many runs those were.
+        runs: name, kind and nanoseconds of every event of every run that counts.
     """
-    sums: dict[tuple[str, str], list[float]] = {}
-    for name, kind, ns in found:
-        sums.setdefault((name, kind), []).append(ns)
-    operators = [Operator(name, kind, len(all_ns) / runs, fsum(all_ns) / runs) for (name, kind), all_ns in sums.items()]
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for number, events in enumerate(runs):
+        for name, kind, ns in events:
+            found.setdefault((name, kind), [[] for _ in runs])[number].append(ns)
+    operators = [
+        Operator(name, kind, sum(map(len, each)) / len(runs), median(map(fsum, each)))
+        for (name, kind), each in found.items()
+    ]
     return tuple(sorted(operators, key=lambda operator: -operator.ns))
