@@ -12,7 +12,7 @@ from dmedge.artifact import Artifact, download_bytes, new_artifact, program_byte
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.local import LocalDevice
-from dmedge.devices.names import timing_device
+from dmedge.devices.names import WEB, timing_device
 from dmedge.devices.protocol import Device
 from dmedge.errors import ArtifactError, ConfigError
 from dmedge.evidence.config import CONFIDENCE, BenchConfig
@@ -42,6 +42,7 @@ def bench_bundle(
     config: BenchConfig,
     budget: Budget,
     accuracy: Mapping[str, Any] | None = None,
+    probe: Artifact | None = None,
 ) -> Artifact:
     """Time `bundle` and `fp32_bundle` in turns and write the evidence.
 
@@ -49,6 +50,7 @@ def bench_bundle(
         baseline: the float checkpoint that `fp32_bundle` was exported from.
         data: what `config` names; its pictures and texts are run.
         accuracy: what verification found of `bundle`; a latency without it is no result.
+        probe: measures the peaks of the runtime, for the roofline that `config` asks for.
 
     Raises:
         ArtifactError: `out` exists, or the two are no bundles for one target.
@@ -62,7 +64,7 @@ def bench_bundle(
     sides = {"artifact": bundle, "fp32": fp32_bundle}
     _check_sides(sides)
     with new_artifact(out) as draft:
-        timings = take_timings(sides, data, config, device)
+        timings = take_timings(sides, data, config, device, probe if config.roofline else None)
         report = _report(sides, baseline, timings, budget)
         label = _label(device, timings)
         report |= {"label": label, "device": config.device, "accuracy": accuracy}
@@ -105,8 +107,13 @@ def check_passes(config: BenchConfig) -> None:
     """Refuse what cannot be measured on the device, before any work.
 
     Raises:
-        ConfigError: a profile is asked for elsewhere.
+        ConfigError: a profile is asked for elsewhere, or a roofline in a browser.
     """
+    if config.roofline and config.device == WEB:
+        raise ConfigError(
+            f"roofline on {WEB}: the products that measure a peak are made for runtimes outside of browsers; "
+            f"expected another device, such as {LOCAL}; leave --roofline out there"
+        )
     if config.profile and config.device != LOCAL:
         raise ConfigError(
             f"profile on {config.device}: the profilers of the runtimes are asked through their Python packages; "
@@ -147,6 +154,8 @@ def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings,
         "parity": {side: parity.to_json() for side, parity in timings.parity.items()},
         "coverage": coverage.to_json() if coverage else None,
         "profile": timings.profile,
+        "roofline": timings.roofline,
+        "sustained": timings.sustained,
         "runtime": timings.runtime,
         "host": timings.host,
     }

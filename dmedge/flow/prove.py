@@ -19,6 +19,7 @@ from dmedge.evidence.verdict import Budget
 from dmedge.flow.evaluate import open_evalset
 from dmedge.flow.twins import CACHE, fp32_twin
 from dmedge.manifest import read_manifest
+from dmedge.runtime.session import runtime_of
 from dmedge.variants import variant_of
 
 __all__ = ["BenchConfig", "VerifyConfig", "bench", "verify"]
@@ -96,7 +97,17 @@ def bench(
         config=config,
         budget=budget or Budget(),
         accuracy=find_accuracy(bundle),
+        probe=_probe(bundle, config, out.parent / CACHE),
     )
+
+
+def _probe(bundle: Artifact, config: BenchConfig, cache: Path) -> Artifact | None:
+    """What measures the peaks of a roofline, if one is asked for."""
+    if not config.roofline:
+        return None
+    from dmedge.export.probe import probe_bundle
+
+    return probe_bundle(runtime_of(bundle, config.runtime), cache)
 
 
 def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:
