@@ -13,18 +13,17 @@ NAME_LETTERS = 38
 
 def operator_chart(operators: Sequence[Mapping[str, Any]], program: str) -> str:
     """One bar per operator, as long as its share of the time of all."""
-    row, left, width, right, top = 17.0, 250.0, 520.0, 104.0, 4.0
+    row, left, width, right, top = 17.0, 250.0, 600.0, 200.0, 4.0
     longest = max((operator["share"] for operator in operators), default=0.0) or 1.0
     parts = []
     for index, operator in enumerate(operators):
         y, end = top + row * index, operator["share"] / longest * (width - left - right)
-        words = f"{operator['us']:.3g} us, {100 * operator['share']:.0f} %"
+        said = f"{_microseconds(operator['us'])}, {100 * operator['share']:.0f} %, {operator['kind']}"
         parts.append(
-            f"<g><title>{escape(operator['name'])}, {escape(operator['kind'])}: {words}, "
-            f"{operator['calls']:g} calls a run</title>"
+            f"<g><title>{escape(operator['name'])}: {escape(said)}, {operator['calls']:g} calls a run</title>"
             + _text(left - 8, y + 12, _short(operator["name"]), "label end")
             + f'<rect class="family0" x="{left:.1f}" y="{y + 3:.1f}" rx="2" width="{max(1.0, end):.1f}" '
-            f'height="{row - 6:.0f}"/>' + _text(left + end + 6, y + 12, words, "tick") + "</g>"
+            f'height="{row - 6:.0f}"/>' + _text(left + end + 6, y + 12, said, "tick") + "</g>"
         )
     heard = "; ".join(f"{operator['name']} {100 * operator['share']:.0f} %" for operator in operators)
     return _svg(width, top + row * len(operators) + 4, parts, f"Hottest operators of {program}: {heard}")
@@ -128,6 +127,10 @@ def _roof(x: _LogScale, y: _LogScale, named: tuple[str, float], slope: float | N
         foot = max(x.low, y.low / slope)
         parts.append(_line(x(foot), y(foot * slope), x(start), y(roof), shade))
     return parts
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.0f} us" if value >= 100 else f"{value:.3g} us"
 
 
 def _short(name: str) -> str:

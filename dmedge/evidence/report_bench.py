@@ -31,7 +31,7 @@ def sustained(entry: Judged) -> str:
         f"95 % interval over turns, lies wholly above {ratio['limit']:g}; steady: wholly below. Dashed: that limit."
     )
     shade = "warn" if ratio["verdict"] == "throttled" else ""
-    body = f"{sustained_chart(found)}{definitions(figures)}"
+    body = f'{sustained_chart(found)}<div class="cards"><div>{definitions(figures)}</div></div>'
     return section(f"{escape(entry.name)}: sustained, {ratio['verdict']}", body, note=note, shade=shade)
 
 
@@ -80,7 +80,7 @@ def operators(entry: Judged) -> str:
         return ""
     cards = "".join(
         f'<div><h3>{CASE_NAMES[name]}</h3><p class="note">{row["operators_us"]:.4g} us in {row["n_operators"]} '
-        f"operators; {row['whole_us']:.4g} us a run under the profiler; medians of {row['runs']} runs</p>"
+        f"operators; {row['whole_us']:,.0f} us a run under the profiler; medians of {row['runs']} runs</p>"
         f"{operator_chart(row['hottest'], name)}</div>"
         for name, row in profile["programs"].items()
     )
