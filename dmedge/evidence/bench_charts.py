@@ -68,8 +68,9 @@ def sustained_chart(sustained: Mapping[str, Any]) -> str:
     rows, found = sustained["windows"], sustained["slowdown"]
     width, height, left, bottom, top, right = 640.0, 240.0, 58.0, 44.0, 22.0, 128.0
     limit = rows[0]["median_ms"] * found["limit"]
-    end, floor = 1.15 * max(limit, *(row["median_ms"] for row in rows)), height - bottom
-    last = rows[-1]["start_s"] + rows[-1]["elapsed_s"]
+    end: float = 1.15 * max(limit, *(row["median_ms"] for row in rows))
+    last: float = rows[-1]["start_s"] + rows[-1]["elapsed_s"]
+    floor = height - bottom
 
     def x(seconds: float) -> float:
         return left + seconds / last * (width - left - right)

@@ -108,7 +108,7 @@ def _traffic(bundle: Artifact, program: Program, length: int) -> dict[str, int |
     from dmedge.model.costs import blank_inputs
     from dmedge.model.traffic import count_traffic
 
-    unknown = {"weight_bytes": None, "activation_bytes": None}
+    unknown: dict[str, int | None] = {"weight_bytes": None, "activation_bytes": None}
     parent = parent_checkpoint(bundle)
     if parent is None or parent.root is None:
         return unknown
@@ -123,7 +123,9 @@ def _traffic(bundle: Artifact, program: Program, length: int) -> dict[str, int |
 
 def roofline_row(measured: Mapping[str, Any], peaks: Peaks) -> dict[str, Any]:
     """A program beside the peaks: shares, and the roof above it; None for what was not counted or not measured."""
-    row = {key: measured.get(key) for key in ("macs", "macs_int8", "parameters", "weight_bytes", "activation_bytes")}
+    row: dict[str, Any] = {
+        key: measured.get(key) for key in ("macs", "macs_int8", "parameters", "weight_bytes", "activation_bytes")
+    }
     row |= {key: measured[key] for key in measured if key not in row}
     rates = ("macs_per_byte", "macs_per_s", "of_float32_peak", "of_int8_peak", "of_roof", "roof_macs_per_s", "bound")
     row |= dict.fromkeys(rates)

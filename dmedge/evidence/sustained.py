@@ -41,8 +41,18 @@ class Window:
     def to_json(self) -> dict[str, Any]:
         """Figures of the window; `busy` is the share of the time that the program itself ran."""
         busy = float(self.samples.sum()) / 1e9 / self.elapsed_s
-        times = {"start_s": self.start_s, "elapsed_s": self.elapsed_s, "busy": busy, "turns": self.turn_medians_ns.size}
-        return times | {"median_ms": float(np.median(self.samples)) / 1e6} | percentiles_ms(self.samples) | self.state
+        times: dict[str, Any] = {
+            "start_s": self.start_s,
+            "elapsed_s": self.elapsed_s,
+            "busy": busy,
+            "turns": self.turn_medians_ns.size,
+        }
+        return (
+            times
+            | {"median_ms": float(np.median(self.samples)) / 1e6}
+            | percentiles_ms(self.samples)
+            | dict(self.state)
+        )
 
 
 def hottest_case(cases: Sequence[Paired]) -> Case:
@@ -77,7 +87,8 @@ def _run_window(
     session: Session, case: Case, lengths: tuple[float, float, float], clock: Callable[[], float]
 ) -> Window:
     window_s, turn_s, median_ns = lengths
-    runs, start, turns = int(np.clip(turn_s * 1e9 / median_ns, 1, MOST_RUNS)), clock(), []
+    runs, start = int(np.clip(turn_s * 1e9 / median_ns, 1, MOST_RUNS)), clock()
+    turns: list[Nanoseconds] = []
     while clock() - start < window_s:
         inputs = case.artifact_inputs[len(turns) % len(case.artifact_inputs)]
         turns.append(session.time(case.program, inputs, runs))

@@ -42,9 +42,9 @@ def count_traffic(model: nn.Module, program: str, inputs: Sequence[Tensor]) -> T
     return Traffic(round(counter.weight_bytes), round(counter.activation_bytes))
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.weight_bytes = self.activation_bytes = 0.0
         self.within: list[type[nn.Module]] = []  # integer modules that are running
 
