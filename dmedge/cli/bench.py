@@ -123,6 +123,9 @@ def _print_sustained(sustained: dict[str, Any]) -> None:
         for row in sustained["windows"]
     ]
     click.echo(text_table(["from s", "p50 ms", "p90 ms", "n", "busy", "C", "MHz"], rows))
+    energy = sustained["energy"]
+    told = f"{1e3 * energy['joules_per_run']:.3g} mJ a run, {energy['watts']:.3g} W" if energy else "not available"
+    click.echo(f"energy of the processor: {told}")
 
 
 def _print_roofline(roofline: dict[str, Any]) -> None:

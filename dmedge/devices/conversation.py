@@ -125,7 +125,8 @@ def obituary(
     code = _behind_shell(process.returncode) if is_shell else process.returncode
     last_words = _tail(stderr)
     heard = f"; it last said: {last_words}" if last_words else ""
-    return DmedgeError(f"{name} {_exit_words(code)} {doing}; expected an answer; {ADVICE.get(code, DAMAGED)}{heard}")
+    advice = DAMAGED if code is None else ADVICE.get(code, DAMAGED)
+    return DmedgeError(f"{name} {_exit_words(code)} {doing}; expected an answer; {advice}{heard}")
 
 
 def _behind_shell(code: int | None) -> int | None:

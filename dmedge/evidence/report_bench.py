@@ -23,6 +23,7 @@ def sustained(entry: Judged) -> str:
         ("last over first", f"×{ratio['value']:.3f} <small>{interval(ratio)}</small>"),
         ("frequency", fell),
         ("temperature", f"{warmth[0]:g} to {warmth[-1]:g} C" if warmth else "not told by the machine"),
+        ("energy of the processor", _energy_words(found["energy"])),
         ("program running", f"{100 * min(row['busy'] for row in rows):.0f} % of the time, at least"),
     ]
     note = (
@@ -33,6 +34,12 @@ def sustained(entry: Judged) -> str:
     shade = "warn" if ratio["verdict"] == "throttled" else ""
     body = f'{sustained_chart(found)}<div class="cards"><div>{definitions(figures)}</div></div>'
     return section(f"{escape(entry.name)}: sustained, {ratio['verdict']}", body, note=note, shade=shade)
+
+
+def _energy_words(energy: Mapping[str, Any] | None) -> str:
+    if energy is None:
+        return "not available"
+    return f"{1e3 * energy['joules_per_run']:.3g} mJ a run <small>{energy['watts']:.3g} W</small>"
 
 
 def roofline(entry: Judged) -> str:

@@ -6,12 +6,13 @@ machine is read between windows of a minute. Heat shows as a slope from the firs
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmedge.devices.state import energy_between
 from dmedge.evidence.config import CONFIDENCE, RESAMPLES
 from dmedge.evidence.latency import DRIFT, Case, Nanoseconds, Paired, percentiles_ms, warm_up
 from dmedge.logs import progress
@@ -37,6 +38,7 @@ class Window:
     samples: Nanoseconds  # of all its turns
     turn_medians_ns: NDArray[np.float64]
     state: Facts = field(default_factory=dict)  # at its end; None for what the machine does not tell
+    energy_j: float | None = None  # that the processor took, all that ran on it
 
     def to_json(self) -> dict[str, Any]:
         """Figures of the window; `busy` is the share of the time that the program itself ran."""
@@ -74,10 +76,12 @@ def run_sustained(
     turn_s = min(window_s / TURNS, LONGEST_TURN_S)
     median_ns, _ = warm_up(session, case.program, case.artifact_inputs[0])
     windows: list[Window] = []
+    before = facts_of()
     with progress(f"running {case.name}", total=count) as advance:
         while clock() - began < window_s * count - turn_s / 2:
-            windows.append(_run_window(session, case, (window_s, turn_s, median_ns), clock))
-            windows[-1] = _dated(windows[-1], began, facts_of())
+            window, after = _run_window(session, case, (window_s, turn_s, median_ns), clock), facts_of()
+            windows.append(_dated(window, began, before, after))
+            before = after
             median_ns = float(np.median(windows[-1].samples))
             advance(1, f"{median_ns / 1e6:.3g} ms")
     return windows
@@ -96,9 +100,18 @@ def _run_window(
     return Window(start, clock() - start, np.concatenate(turns), medians)
 
 
-def _dated(window: Window, began: float, facts: Facts) -> Window:
-    state = {key: facts.get(key) for key in STATE}
-    return Window(window.start_s - began, window.elapsed_s, window.samples, window.turn_medians_ns, state)
+def _dated(window: Window, began: float, before: Facts, after: Facts) -> Window:
+    state = {key: after.get(key) for key in STATE}
+    return replace(window, start_s=window.start_s - began, state=state, energy_j=energy_between(before, after))
+
+
+def energy_json(windows: Sequence[Window]) -> dict[str, float] | None:
+    """What the processor took for one run, and by the second; None without a counter."""
+    taken = [window.energy_j for window in windows if window.energy_j is not None]
+    if len(taken) < len(windows):
+        return None
+    runs, seconds = sum(window.samples.size for window in windows), sum(window.elapsed_s for window in windows)
+    return {"joules_per_run": sum(taken) / runs, "watts": sum(taken) / seconds}
 
 
 def slowdown(windows: Sequence[Window], *, seed: int = 0) -> dict[str, Any]:
@@ -137,7 +150,8 @@ def _has_fallen(first: object, last: object) -> bool | None:
 def sustained_json(case: Case, minutes: float, windows: Sequence[Window]) -> dict[str, Any]:
     """What bench.json says of a sustained run."""
     rows = [window.to_json() for window in windows]
-    return {"case": case.name, "minutes": minutes, "slowdown": slowdown(windows), "windows": rows}
+    found = {"slowdown": slowdown(windows), "energy": energy_json(windows)}
+    return {"case": case.name, "minutes": minutes, **found, "windows": rows}
 
 
 def measure_sustained(
