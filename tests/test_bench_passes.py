@@ -290,7 +290,7 @@ def test_a_machine_that_slows_down_is_throttled_and_one_that_does_not_is_steady(
 
 
 def test_what_lies_on_both_sides_of_the_limit_is_not_decided() -> None:
-    first, last = (Window(0, 1, np.full(9, 10**6), scale * np.array([1e6, 2e6] * 6)) for scale in (1.0, DRIFT))
+    first, last = (Window(0, 1, scale * np.array([1e6, 2e6] * 6), {}, 1.0) for scale in (1.0, DRIFT))
     assert slowdown([first, last])["verdict"] == "not enough data"
     assert slowdown([first]) | {"value": 1} == slowdown([first])  # one window is compared with nothing
     assert slowdown([first])["low"] is None
@@ -323,7 +323,7 @@ def test_energy_is_that_of_whole_processors_and_counters_begin_anew(tmp_path: Pa
 
 
 def test_energy_of_a_run_is_told_where_there_is_a_counter() -> None:
-    window = Window(0, 2.0, np.full(4, 10**6), np.full(4, 1e6), energy_j=6.0)
+    window = Window(0, 2.0, np.full(4, 1e6), {"n": 4}, 1.0, energy_j=6.0)
     assert energy_json([window, window]) == {"joules_per_run": 1.5, "watts": 3.0}
     assert energy_json([window, replace(window, energy_j=None)]) is None
 

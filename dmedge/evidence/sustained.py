@@ -31,30 +31,20 @@ Facts = Mapping[str, object]
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A minute, or a part of a shorter run."""
+    """A minute, or a part of a shorter run; samples are not kept, for hours of them would not fit."""
 
     start_s: float
     elapsed_s: float
-    samples: Nanoseconds  # of all its turns
     turn_medians_ns: NDArray[np.float64]
+    figures: Mapping[str, float]  # n, percentiles and median of all samples, in ms
+    busy: float  # share of the time that the program itself ran
     state: Facts = field(default_factory=dict)  # at its end; None for what the machine does not tell
     energy_j: float | None = None  # that the processor took, all that ran on it
 
     def to_json(self) -> dict[str, Any]:
-        """Figures of the window; `busy` is the share of the time that the program itself ran."""
-        busy = float(self.samples.sum()) / 1e9 / self.elapsed_s
-        times: dict[str, Any] = {
-            "start_s": self.start_s,
-            "elapsed_s": self.elapsed_s,
-            "busy": busy,
-            "turns": self.turn_medians_ns.size,
-        }
-        return (
-            times
-            | {"median_ms": float(np.median(self.samples)) / 1e6}
-            | percentiles_ms(self.samples)
-            | dict(self.state)
-        )
+        """Everything but the single turns."""
+        times = {"start_s": self.start_s, "elapsed_s": self.elapsed_s, "busy": self.busy, "energy_j": self.energy_j}
+        return times | {"turns": self.turn_medians_ns.size, **self.figures, **self.state}
 
 
 def hottest_case(cases: Sequence[Paired]) -> Case:
@@ -82,7 +72,7 @@ def run_sustained(
             window, after = _run_window(session, case, (window_s, turn_s, median_ns), clock), facts_of()
             windows.append(_dated(window, began, before, after))
             before = after
-            median_ns = float(np.median(windows[-1].samples))
+            median_ns = 1e6 * window.figures["median_ms"]
             advance(1, f"{median_ns / 1e6:.3g} ms")
     return windows
 
@@ -96,8 +86,10 @@ def _run_window(
     while clock() - start < window_s:
         inputs = case.artifact_inputs[len(turns) % len(case.artifact_inputs)]
         turns.append(session.time(case.program, inputs, runs))
+    elapsed_s, samples = clock() - start, np.concatenate(turns)
+    figures = percentiles_ms(samples) | {"median_ms": float(np.median(samples)) / 1e6}
     medians = np.array([np.median(turn) for turn in turns])
-    return Window(start, clock() - start, np.concatenate(turns), medians)
+    return Window(start, elapsed_s, medians, figures, float(samples.sum()) / 1e9 / elapsed_s)
 
 
 def _dated(window: Window, began: float, before: Facts, after: Facts) -> Window:
@@ -110,7 +102,7 @@ def energy_json(windows: Sequence[Window]) -> dict[str, float] | None:
     taken = [window.energy_j for window in windows if window.energy_j is not None]
     if len(taken) < len(windows):
         return None
-    runs, seconds = sum(window.samples.size for window in windows), sum(window.elapsed_s for window in windows)
+    runs, seconds = sum(window.figures["n"] for window in windows), sum(window.elapsed_s for window in windows)
     return {"joules_per_run": sum(taken) / runs, "watts": sum(taken) / seconds}
 
 
