@@ -246,14 +246,17 @@ def test_a_roofline_in_a_browser_is_refused() -> None:
 
 
 class Machine:
-    """A session whose program takes `ns`, on a clock of its own; every second makes it slower by `slope`."""
+    """A session whose program takes `ns`, on a clock of its own; every second makes it slower by `slope`.
 
-    def __init__(self, ns: float, slope: float = 0.0) -> None:
-        self.ns, self.slope, self.seconds = ns, slope, 0.0
+    To talk with it takes `talk` seconds each time.
+    """
+
+    def __init__(self, ns: float, slope: float = 0.0, talk: float = 0.0) -> None:
+        self.ns, self.slope, self.talk, self.seconds = ns, slope, talk, 0.0
 
     def time(self, program: str, inputs: Sequence[Array], runs: int) -> Nanoseconds:
         taken = np.full(runs, self.ns * (1 + self.slope * self.seconds)).astype(np.int64)
-        self.seconds += taken.sum() / 1e9
+        self.seconds += taken.sum() / 1e9 + self.talk
         return taken
 
     def clock(self) -> float:
@@ -279,6 +282,12 @@ def test_a_run_is_cut_into_minutes_or_into_parts_of_less(minutes: float, windows
         assert window.turn_medians_ns.size >= TURNS
         assert window.to_json()["busy"] == pytest.approx(1)
         assert window.to_json()["median_ms"] == 1.0
+
+
+def test_a_device_that_takes_longer_to_talk_with_than_the_run_is_not_judged() -> None:
+    found = sustain(Machine(1e6, talk=5.0), 0.02)
+    assert found[0].busy < 0.01
+    assert slowdown(found)["verdict"] == "not enough data"
 
 
 def test_a_machine_that_slows_down_is_throttled_and_one_that_does_not_is_steady() -> None:

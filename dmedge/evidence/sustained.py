@@ -62,13 +62,13 @@ def run_sustained(
         clock: seconds, ascending.
     """
     count = max(LEAST_WINDOWS, round(minutes * 60 / WINDOW_S))
-    window_s, began = minutes * 60 / count, clock()
+    window_s = minutes * 60 / count
     turn_s = min(window_s / TURNS, LONGEST_TURN_S)
     median_ns, _ = warm_up(session, case.program, case.artifact_inputs[0])
     windows: list[Window] = []
-    before = facts_of()
+    before, began = facts_of(), clock()
     with progress(f"running {case.name}", total=count) as advance:
-        while clock() - began < window_s * count - turn_s / 2:
+        while not windows or clock() - began < window_s * count - turn_s / 2:
             window, after = _run_window(session, case, (window_s, turn_s, median_ns), clock), facts_of()
             windows.append(_dated(window, began, before, after))
             before = after
