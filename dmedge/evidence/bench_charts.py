@@ -8,12 +8,13 @@ from typing import Any
 
 from dmedge.evidence.charts import _line, _mark, _svg, _text, log_ticks, ticks
 
-NAME_LETTERS = 38
+NAME_LETTERS = 34
+LETTER = 7.0  # width of one, about
 
 
 def operator_chart(operators: Sequence[Mapping[str, Any]], program: str) -> str:
     """One bar per operator, as long as its share of the time of all."""
-    row, left, width, right, top = 17.0, 250.0, 600.0, 200.0, 4.0
+    row, left, width, right, top = 17.0, 230.0, 620.0, 250.0, 4.0
     longest = max((operator["share"] for operator in operators), default=0.0) or 1.0
     parts = []
     for index, operator in enumerate(operators):
@@ -57,7 +58,7 @@ def roofline_chart(peaks: Mapping[str, Any], programs: Mapping[str, Mapping[str,
         words = f"{name}, {side}: {row['macs_per_byte']:.3g} MACs per byte, {row['macs_per_s'] / 1e9:.3g} GMAC/s"
         shade = "artifact" if side == "artifact" else "baseline"
         parts.append(f"<g><title>{escape(words)}</title>{_mark(*place, shade)}</g>")
-        parts.append(_text(place[0] + 9, place[1] + (4 if shade == "artifact" else -6), name, f"tick {shade}"))
+        parts.append(_beside(place, name, shade, width - right))
     heard = [f"{name} of {side} at {100 * row['of_roof']:.0f} % of its roof" for side, name, row in points]
     heard = [f"peak {kind} {roof:.3g} GMAC/s" for kind, roof in roofs.items()] + heard
     return _svg(width, height, parts, f"Roofline: {'; '.join(heard)}")
@@ -100,6 +101,13 @@ def _window_words(row: Mapping[str, Any]) -> str:
     units = {"temperature_c": "C", "frequency_mhz": "MHz"}
     state = "".join(f", {row[key]:g} {unit}" for key, unit in units.items() if row[key] is not None)
     return f"from {row['start_s']:.3g} s {row['median_ms']:.3g} ms{state}"
+
+
+def _beside(place: tuple[float, float], name: str, shade: str, end: float) -> str:
+    """A name to the right of its mark, or to the left where it would run over `end`."""
+    if place[0] + 9 + LETTER * len(name) < end:
+        return _text(place[0] + 9, place[1] + (4 if shade == "artifact" else -6), name, f"tick {shade}")
+    return _text(place[0] - 9, place[1] + (16 if shade == "artifact" else -6), name, f"tick end {shade}")
 
 
 @dataclass(frozen=True, slots=True)

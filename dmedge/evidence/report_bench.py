@@ -86,7 +86,7 @@ def operators(entry: Judged) -> str:
     if not profile:
         return ""
     cards = "".join(
-        f'<div><h3>{CASE_NAMES[name]}</h3><p class="note">{row["operators_us"]:.4g} us in {row["n_operators"]} '
+        f'<div><h3>{CASE_NAMES[name]}</h3><p class="note">{row["operators_us"]:,.0f} us in {row["n_operators"]} '
         f"operators; {row['whole_us']:,.0f} us a run under the profiler; medians of {row['runs']} runs</p>"
         f"{operator_chart(row['hottest'], name)}</div>"
         for name, row in profile["programs"].items()

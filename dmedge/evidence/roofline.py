@@ -80,8 +80,9 @@ def counted_inputs(program: Program, inputs: Sequence[Array], length: int) -> li
 def place_program(session: Session, bundle: Artifact, program: Program, inputs: Sequence[Array]) -> dict[str, Any]:
     """Work of one program, and its time on inputs of the length that it was counted for.
 
-    Multiply-accumulates and parameters are what export counted in the lowered program; bytes are those of
-    `dmedge.model.traffic`, and None where the checkpoint of the bundle is not found, or lacks the program.
+    Multiply-accumulates are what export counted in the lowered program, parameters those of the model that it runs;
+    bytes are those of `dmedge.model.traffic`, and None where the checkpoint of the bundle is not found, or lacks the
+    program.
     """
     from dmedge.model.costs import TEXT_LENGTH  # torch, which a bundle runs without
 
@@ -99,7 +100,8 @@ def counted_work(bundle: Artifact, program: Program) -> dict[str, int]:
     towers: Any = bundle.manifest.summary.get("towers", {})
     for tower in towers.values():
         if tower["program"] == program.name and program.runtime in tower["coverage"]:
-            return {key: tower["coverage"][program.runtime][key] for key in ("macs", "macs_int8", "parameters")}
+            counted = {key: tower["coverage"][program.runtime][key] for key in ("macs", "macs_int8")}
+            return counted | {"parameters": sum(tower["precision"].values())}
     return {}
 
 
