@@ -1,6 +1,7 @@
 """What a benchmark measures beside latency: operators, on real programs in both runtimes."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from dmedge.artifact import Artifact
+from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.bench import _print_report
 from dmedge.cli.main import cli
 from dmedge.data.evalset import EvalSet
@@ -25,7 +26,7 @@ from dmedge.evidence.latency import DRIFT, Case, Nanoseconds
 from dmedge.evidence.profile import HOTTEST, profile_json
 from dmedge.evidence.report import render
 from dmedge.evidence.report_data import collect
-from dmedge.evidence.roofline import Peaks, counted_inputs, roofline_row
+from dmedge.evidence.roofline import Peaks, counted_inputs, exported_from, roofline_row
 from dmedge.evidence.sustained import TURNS, Window, energy_json, run_sustained, slowdown
 from dmedge.evidence.verdict import Budget
 from dmedge.export.probe import probe_bundle
@@ -208,6 +209,15 @@ def test_the_lower_roof_binds() -> None:
     elsewhere = roofline_row(work | {"weight_bytes": 10**6}, replace(PEAKS, bytes_per_s=None))
     assert elsewhere["bound"] == "compute"
     assert roofline_row({"p50_ms": 1.0, "weight_bytes": None}, PEAKS)["of_roof"] is None
+
+
+def test_a_twin_far_from_its_checkpoint_is_counted_by_the_baseline(
+    onnx_bundle: Artifact, onnx_int8_bundle: Artifact, tiny_checkpoint: Artifact, tmp_path: Path
+) -> None:
+    shutil.copytree(onnx_bundle.root, tmp_path / "far")
+    assert exported_from(load_artifact(tmp_path / "far"), tiny_checkpoint) == tiny_checkpoint
+    found = exported_from(onnx_int8_bundle, tiny_checkpoint)
+    assert found is not None and found.digest in onnx_int8_bundle.manifest.parents.values()
 
 
 def test_texts_get_the_length_that_work_was_counted_for(onnx_bundle: Artifact) -> None:

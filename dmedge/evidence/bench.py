@@ -64,7 +64,7 @@ def bench_bundle(
     sides = {"artifact": bundle, "fp32": fp32_bundle}
     _check_sides(sides)
     with new_artifact(out) as draft:
-        timings = take_timings(sides, data, config, device, probe if config.roofline else None)
+        timings = take_timings(sides, data, config, device, probe if config.roofline else None, baseline=baseline)
         report = _report(sides, baseline, timings, budget)
         label = _label(device, timings)
         report |= {"label": label, "device": config.device, "accuracy": accuracy}

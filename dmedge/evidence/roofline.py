@@ -77,7 +77,9 @@ def counted_inputs(program: Program, inputs: Sequence[Array], length: int) -> li
     return found
 
 
-def place_program(session: Session, bundle: Artifact, program: Program, inputs: Sequence[Array]) -> dict[str, Any]:
+def place_program(
+    session: Session, bundle: Artifact, program: Program, inputs: Sequence[Array], checkpoint: Artifact | None
+) -> dict[str, Any]:
     """Work of one program, and its time on inputs of the length that it was counted for.
 
     Multiply-accumulates are what export counted in the lowered program, parameters those of the model that it runs;
@@ -92,7 +94,7 @@ def place_program(session: Session, bundle: Artifact, program: Program, inputs: 
     inputs = counted_inputs(program, inputs, length)
     median_ns, _ = warm_up(session, program.name, inputs)
     samples = session.time(program.name, inputs, int(np.clip(RUNS_S * 1e9 / median_ns, *RUNS)))
-    return {"tokens": length or None, **work, **_traffic(bundle, program, length), **percentiles_ms(samples)}
+    return {"tokens": length or None, **work, **_traffic(checkpoint, program, length), **percentiles_ms(samples)}
 
 
 def counted_work(bundle: Artifact, program: Program) -> dict[str, int]:
@@ -105,19 +107,23 @@ def counted_work(bundle: Artifact, program: Program) -> dict[str, int]:
     return {}
 
 
-def _traffic(bundle: Artifact, program: Program, length: int) -> dict[str, int | None]:
+def exported_from(bundle: Artifact, baseline: Artifact) -> Artifact | None:
+    """The checkpoint of a bundle: `baseline` if that is it, else one that stands near; None if there is none."""
+    if baseline.digest in bundle.manifest.parents.values():
+        return baseline
+    parent = parent_checkpoint(bundle)
+    return None if parent is None or parent.root is None else load_artifact(parent.root, kind="checkpoint")
+
+
+def _traffic(checkpoint: Artifact | None, program: Program, length: int) -> dict[str, int | None]:
     from dmedge.model.checkpoint import checkpoint_programs, load_checkpoint
     from dmedge.model.costs import blank_inputs
     from dmedge.model.traffic import count_traffic
 
-    unknown: dict[str, int | None] = {"weight_bytes": None, "activation_bytes": None}
-    parent = parent_checkpoint(bundle)
-    if parent is None or parent.root is None:
-        return unknown
-    model = load_checkpoint(load_artifact(parent.root, kind="checkpoint")).model.eval()
+    if checkpoint is None or program.name == "classify":  # whose labels no checkpoint holds
+        return {"weight_bytes": None, "activation_bytes": None}
+    model = load_checkpoint(checkpoint).model.eval()
     known = {spec.name: spec for one in checkpoint_programs(model.config) for spec in one.inputs}
-    if program.name == "classify":  # whose labels no checkpoint holds
-        return unknown
     takes = [known[spec.name] for spec in program.inputs]
     found = count_traffic(model, program.name, blank_inputs(Program("", "", "torch", tuple(takes), ()), length=length))
     return {"weight_bytes": found.weight_bytes, "activation_bytes": found.activation_bytes}
@@ -148,6 +154,7 @@ def measure_roofline(
     sides: Mapping[str, Artifact],
     open_side: Callable[[str], Encoder],
     workload: Workload,
+    baseline: Artifact,
     *,
     here: bool,
 ) -> dict[str, Any]:
@@ -157,19 +164,23 @@ def measure_roofline(
         probe: closed when its peaks are known.
         sides: name -> bundle.
         open_side: loads one of them as it was timed.
+        baseline: that one of them was exported from.
         here: whether they run on this machine.
     """
     with probe:
         peaks = measure_peaks(probe, probe.facts()["threads"], is_here=here)
     rows: dict[str, dict[str, Any]] = {}
     for side, bundle in sides.items():
+        checkpoint = exported_from(bundle, baseline)
         with open_side(side) as encoder:
             session = encoder.session
             given = {
                 program: inputs[0] for program, inputs in reversed(list(program_inputs(workload, encoder).values()))
             }
             rows[side] = {
-                program.name: roofline_row(place_program(session, bundle, program, given[program.name]), peaks)
+                program.name: roofline_row(
+                    place_program(session, bundle, program, given[program.name], checkpoint), peaks
+                )
                 for program in session.programs
             }
     return {"peaks": asdict(peaks), "programs": rows}

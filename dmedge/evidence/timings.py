@@ -59,6 +59,8 @@ def take_timings(
     config: BenchConfig,
     device: Device | BrowserDevice | None = None,
     probe: Artifact | None = None,
+    *,
+    baseline: Artifact,
 ) -> Timings:
     """Measure the two bundles in `sides`, "artifact" and "fp32".
 
@@ -66,6 +68,7 @@ def take_timings(
         device: where they run, by native runners or in a browser [default: here, by the Python package of their
             runtime].
         probe: what tells the peaks of the runtime; without it there is no roofline.
+        baseline: the checkpoint of the side "fp32".
 
     Raises:
         DmedgeError: the device is not reached, or went away.
@@ -94,7 +97,7 @@ def take_timings(
     roofline = None
     if probe is not None:
         loaded = open_anywhere(probe, runtime, device, config.threads)
-        roofline = measure_roofline(loaded, sides, open_side, workload, here=device is None)
+        roofline = measure_roofline(loaded, sides, open_side, workload, baseline, here=device is None)
     version = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
     sustained = None
     if config.minutes is not None:
