@@ -29,7 +29,8 @@ from dmedge.evidence.report_data import collect
 from dmedge.evidence.roofline import Peaks, counted_inputs, exported_from, roofline_row
 from dmedge.evidence.sustained import TURNS, Window, energy_json, run_sustained, slowdown
 from dmedge.evidence.verdict import Budget
-from dmedge.export.probe import probe_bundle
+from dmedge.export.probe import FLOAT, INT8, SIZE, probe_bundle
+from dmedge.manifest import Runtime
 from dmedge.model.quantized import DynamicLinear
 from dmedge.model.traffic import count_traffic
 from dmedge.runtime.onnx_profile import read_profile
@@ -245,6 +246,22 @@ def test_every_program_of_both_sides_stands_beside_the_peaks(
         assert row["weight_bytes"] < found["programs"]["fp32"][name]["weight_bytes"]
     share = 100 * found["programs"]["artifact"]["fuse"]["of_roof"]
     assert f"fuse of artifact at {share:.0f} % of its roof" in page
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    ["onnxruntime", pytest.param("executorch", marks=[pytest.mark.slow, pytest.mark.thorough])],  # lowers for a minute
+)
+def test_a_probe_multiplies(runtime: Runtime, tmp_path: Path) -> None:
+    probe = probe_bundle(runtime, tmp_path)
+    rng = np.random.default_rng(0)
+    with open_session(probe) as session:
+        assert {program.name for program in session.programs} == {FLOAT, INT8}
+        for program in session.programs:
+            x = rng.integers(0, 100, (SIZE, SIZE)).astype(program.inputs[0].dtype)
+            once, twice = session.run(program.name, [x])[0], session.run(program.name, [2 * x])[0]
+            assert once.shape == (SIZE, SIZE) and once.std() > 0
+            np.testing.assert_allclose(twice, 2 * once, rtol=1e-4, atol=1e-3 * np.abs(once).max())
 
 
 def test_a_roofline_in_a_browser_is_refused() -> None:
