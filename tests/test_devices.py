@@ -192,6 +192,22 @@ def test_a_command_that_ends_is_an_error_that_says_how(case: str, tmp_path: Path
         conversation(tmp_path, script).ask("x", "while running x", 20)
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (139, "was ended by SIGSEGV"),
+        (137, "was ended by SIGKILL while running x; .* memory runs out"),
+        (255, "ended with exit status 255 while running x; .* the connection broke"),
+        (3, "ended with exit status 3"),
+    ],
+)
+def test_what_a_shell_tells_of_a_signal_is_told_by_its_name(status: int, words: str, tmp_path: Path) -> None:
+    command = (sys.executable, "-c", f"import os; input(); os._exit({status})")
+    talk = ProcessConversation(command, name="ssh:board: runner", folder=tmp_path, environment={}, is_shell=True)
+    with pytest.raises(DmedgeError, match=f"ssh:board: runner {words}"):
+        talk.ask("x", "while running x", 20)
+
+
 def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     talk = conversation(tmp_path, "import time; time.sleep(60)")
     with pytest.raises(DmedgeError, match=r"gave no answer within 0.2 s while running x and was ended"):

@@ -4,10 +4,12 @@ import getpass
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from dmedge.devices.adb import AdbDevice, battery_facts
 from dmedge.devices.folder import PREFIX
 from dmedge.devices.names import find_device
 from dmedge.devices.protocol import Device
-from dmedge.devices.remote import machine_of, remote_facts
+from dmedge.devices.remote import RemoteWork, machine_of, remote_facts
 from dmedge.devices.ssh import CONFIG, SshDevice
 from dmedge.errors import ArtifactError, ConfigError, DmedgeError
 from dmedge.evidence.config import BenchConfig
@@ -144,13 +146,40 @@ def test_a_benchmark_on_it_says_where_it_was_taken(
     place: tuple[str, Path], onnx_int8_bundle: Artifact, tmp_path: Path
 ) -> None:
     name, _ = place
-    config = BenchConfig(device=name, rounds=2, repeats=1)
+    config = BenchConfig(device=name, rounds=2, repeats=1, minutes=0.02, roofline=True)
     bench(onnx_int8_bundle, config, tmp_path / "bench")
     report = json.loads((tmp_path / "bench/bench.json").read_text("utf-8"))
     assert report["device"] == name and report["label"] == f"measured on {name}"
     assert report["host"]["before"]["platform"] == "Linux x86_64"
     assert report["front_end"] == {}
     assert report["programs"]["encode_text"]["artifact"]["p50_ms"] > 0
+    assert len(report["sustained"]["windows"]) >= 1 and report["sustained"]["slowdown"]["value"] > 0
+    assert report["roofline"]["peaks"]["int8_macs_per_s"] > 1e9 and report["roofline"]["peaks"]["bytes_per_s"] is None
+    assert all(row["bound"] == "compute" for row in report["roofline"]["programs"]["artifact"].values())
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Those that work in `folder`, shells apart."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            is_shell = process.joinpath("exe").resolve().name in ("sh", "dash", "bash")
+            if process.joinpath("cwd").resolve() == folder.resolve() and not is_shell:
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.parametrize("place", KINDS, indirect=True)
+def test_a_runner_that_a_signal_ends_is_told_by_its_name(place: tuple[str, Path], onnx_bundle: Artifact) -> None:
+    name, _ = place
+    with open_device_session(onnx_bundle, name) as session:
+        assert isinstance(session._work, RemoteWork)
+        work = Path(session._work.root)
+        (runner,) = processes_in(work)
+        os.kill(runner, signal.SIGSEGV)
+        with pytest.raises(DmedgeError, match=f"{name}: runner was ended by SIGSEGV while running encode_text"):
+            session.run("encode_text", example_inputs("encode_text"))
+    assert not work.exists()
 
 
 @pytest.mark.slow

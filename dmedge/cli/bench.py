@@ -31,6 +31,13 @@ from dmedge.cli.verify import (
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
 @runtime_option
 @click.option("--rounds", type=click.IntRange(2), default=50, show_default=True, help="Turns A B B A per program.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, 240, min_open=True),
+    help="Then run the slowest program so long without pause.",
+)
+@click.option("--roofline", is_flag=True, help="Measure what the runtime can reach, and how near programs come.")
+@click.option("--profile", is_flag=True, help="Name the ten slowest operators of each program as well.")
 @click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
 @recipe_option
 @budget_option
@@ -83,10 +90,80 @@ def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
         rss = f"{start['peak_rss_bytes'] / 1e6:.0f} MB at most, {start['base_rss_bytes'] / 1e6:.0f} MB before loading"
         first = ", ".join(f"first {program} {ms:.2f} ms" for program, ms in start["first_ms"].items())
         click.echo(f"{side}: load {start['load_ms']:.1f} ms, {first}, memory {rss}")
+    if report["sustained"]:
+        _print_sustained(report["sustained"])
+    if report["roofline"]:
+        _print_roofline(report["roofline"])
+    if report["profile"]:
+        _print_profile(report["profile"])
     _print_accuracy(report["accuracy"])
     if report["budgets"]:
         click.echo(budget_table(report["budgets"]))
     click.echo(evidence.root)
+
+
+def _print_sustained(sustained: dict[str, Any]) -> None:
+    found = sustained["slowdown"]
+    ends = f"{_of(found['low'], 1, '{:.3f}')} to {_of(found['high'], 1, '{:.3f}')}"
+    fell = {True: ", and the frequency fell", False: "", None: ""}[found["frequency_fell"]]
+    click.echo(
+        f"{sustained['minutes']:g} minutes of {sustained['case']}: {found['verdict']}, the last window takes "
+        f"{found['value']:.3f} of the first ({ends}, throttled above {found['limit']:g}){fell}"
+    )
+    rows = [
+        [
+            f"{row['start_s']:.1f}",
+            f"{row['median_ms']:.3f}",
+            _ms(row.get("p90_ms")),
+            f"{row['n']:,}",
+            f"{100 * row['busy']:.0f} %",
+            _of(row["temperature_c"], 1, "{:.1f}"),
+            _of(row["frequency_mhz"], 1, "{:.0f}"),
+        ]
+        for row in sustained["windows"]
+    ]
+    click.echo(text_table(["from s", "p50 ms", "p90 ms", "n", "busy", "C", "MHz"], rows))
+    energy = sustained["energy"]
+    told = f"{1e3 * energy['joules_per_run']:.3g} mJ a run, {energy['watts']:.3g} W" if energy else "not available"
+    click.echo(f"energy of the processor: {told}")
+
+
+def _print_roofline(roofline: dict[str, Any]) -> None:
+    peaks = roofline["peaks"]
+    floats, integers = (peaks[f"{kind}_macs_per_s"] / 1e9 for kind in ("float32", "int8"))
+    copied = f"copies {peaks['bytes_per_s'] / 1e9:.1f} GB/s" if peaks["bytes_per_s"] else "copies not measured"
+    click.echo(f"peaks: float32 {floats:.1f} GMAC/s, int8 {integers:.1f} GMAC/s, {copied}")
+    rows = [
+        [
+            f"{name}, {side}",
+            _of(row["macs"], 1e-6, "{:.1f} M"),
+            _of(row["parameters"], 1e-6, "{:.2f} M"),
+            _of(row["macs_per_byte"], 1, "{:.1f}"),
+            _of(row["macs_per_s"], 1e-9, "{:.2f}"),
+            *(_of(row[key], 100, "{:.1f} %") for key in ("of_float32_peak", "of_int8_peak", "of_roof")),
+            row["bound"] or "unknown",
+        ]
+        for side, programs in roofline["programs"].items()
+        for name, row in programs.items()
+    ]
+    names = ["program", "MACs", "parameters", "MACs/byte", "GMAC/s", "of float32", "of int8", "of roof", "bound by"]
+    click.echo(text_table(names, rows))
+
+
+def _of(value: float | None, factor: float, form: str) -> str:
+    return "unknown" if value is None else form.format(value * factor)
+
+
+def _print_profile(profile: dict[str, Any]) -> None:
+    click.echo(f"hottest operators, by {profile['profiler']}; slower than the runs above, and no latency:")
+    for program, found in profile["programs"].items():
+        rows = [
+            [f"  {row['name']}", row["kind"], f"{row['us']:.1f}", f"{100 * row['share']:.1f} %", f"{row['calls']:g}"]
+            for row in found["hottest"]
+        ]
+        inside, whole = found["operators_us"], found["whole_us"]
+        click.echo(f"{program}: {inside:.1f} us in {found['n_operators']} operators, {whole:.1f} us a run")
+        click.echo(text_table(["  operator", "kind", "us", "share", "calls"], rows, left=2))
 
 
 def _print_accuracy(accuracy: dict[str, Any] | None) -> None:

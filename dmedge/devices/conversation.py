@@ -20,6 +20,7 @@ ADVICE = {
     255: "the connection broke: see that the device is awake and reached, and run it again",  # as ssh ends
 }
 DAMAGED = "the program may be damaged: run dmedge export again"
+SHELL_SIGNALS = 128  # POSIX, exit status of a command that a signal ended
 _TAIL_BYTES = 2000
 END_WAIT_S = 2.0
 
@@ -27,17 +28,26 @@ END_WAIT_S = 2.0
 class ProcessConversation:
     """A command on this machine, or one that reaches another (ssh, adb) and passes its streams on."""
 
-    def __init__(self, command: Sequence[str], *, name: str, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        name: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        is_shell: bool = False,
+    ) -> None:
         """Start `command` in `folder`.
 
         Args:
             name: of what runs, for messages.
             environment: added to that of this process.
+            is_shell: whether a shell runs it and tells how it ended, as one on another machine does.
 
         Raises:
             DmedgeError: it cannot be started.
         """
-        self._name = name
+        self._name, self._is_shell = name, is_shell
         self._heard = b""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `_end`
         try:
@@ -93,7 +103,7 @@ class ProcessConversation:
         return overdue(self._name, doing, timeout_s)
 
     def _obituary(self, doing: str) -> DmedgeError:
-        error = obituary(self._name, doing, self._process, self._stderr)
+        error = obituary(self._name, doing, self._process, self._stderr, is_shell=self._is_shell)
         self.close()
         return error
 
@@ -106,13 +116,25 @@ def overdue(name: str, doing: str, timeout_s: float) -> DmedgeError:
     )
 
 
-def obituary(name: str, doing: str, process: subprocess.Popen[bytes], stderr: IO[bytes]) -> DmedgeError:
+def obituary(
+    name: str, doing: str, process: subprocess.Popen[bytes], stderr: IO[bytes], *, is_shell: bool = False
+) -> DmedgeError:
     """What is said of a process that hung up: how it ended, and its last words."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(END_WAIT_S)
-    code, last_words = process.returncode, _tail(stderr)
+    code = _behind_shell(process.returncode) if is_shell else process.returncode
+    last_words = _tail(stderr)
     heard = f"; it last said: {last_words}" if last_words else ""
-    return DmedgeError(f"{name} {_exit_words(code)} {doing}; expected an answer; {ADVICE.get(code, DAMAGED)}{heard}")
+    advice = DAMAGED if code is None else ADVICE.get(code, DAMAGED)
+    return DmedgeError(f"{name} {_exit_words(code)} {doing}; expected an answer; {advice}{heard}")
+
+
+def _behind_shell(code: int | None) -> int | None:
+    """What `subprocess` would tell of a command whose shell ended with `code`: 128 more than the signal, if one did."""
+    if code is not None and code > SHELL_SIGNALS:
+        with suppress(ValueError):  # no signal: 255 is what ssh itself ends with
+            return -signal.Signals(code - SHELL_SIGNALS)
+    return code
 
 
 def _exit_words(code: int | None) -> str:

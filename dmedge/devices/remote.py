@@ -104,9 +104,14 @@ class RemoteWork:
     def start(self, command: Sequence[str]) -> ProcessConversation:
         """See `WorkDirectory.start`."""
         words = shlex.join([*self._wrapper, *command])
-        script = f"cd {shlex.quote(str(self.root))} && LD_LIBRARY_PATH={LIBRARIES} exec {words}"
+        # The shell stays, to tell how the command ended: of one that a signal ended ssh alone tells 255.
+        script = f"cd {shlex.quote(str(self.root))} && LD_LIBRARY_PATH={LIBRARIES} {words}; exit $?"
         return ProcessConversation(
-            list(self._shell(script)), name=f"{self._name}: {Path(command[0]).name}", folder=Path.cwd(), environment={}
+            list(self._shell(script)),
+            name=f"{self._name}: {Path(command[0]).name}",
+            folder=Path.cwd(),
+            environment={},
+            is_shell=True,
         )
 
     def close(self) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from dmedge.artifact import Artifact, download_bytes, new_artifact, program_bytes
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import BrowserDevice
-from dmedge.devices.names import timing_device
+from dmedge.devices.local import LocalDevice
+from dmedge.devices.names import WEB, timing_device
 from dmedge.devices.protocol import Device
 from dmedge.errors import ArtifactError, ConfigError
 from dmedge.evidence.config import CONFIDENCE, BenchConfig
@@ -23,7 +24,9 @@ from dmedge.files import digest_file
 from dmedge.runtime.browser_session import check_loader
 
 STAGE = "bench"
+SCHEMA = 2  # of bench.json; docs/artifacts.md says what each brought
 REPORT, SAMPLES = "bench.json", "samples.npz"
+LOCAL = LocalDevice.name
 LABEL = "host figure, not a phone"
 FRONT = {"encode_image": "decode_resize", "encode_text": "tokenise", "encode_text_longest": "tokenise"}
 FRONT |= {"classify": "decode_resize"}
@@ -39,6 +42,7 @@ def bench_bundle(
     config: BenchConfig,
     budget: Budget,
     accuracy: Mapping[str, Any] | None = None,
+    probe: Artifact | None = None,
 ) -> Artifact:
     """Time `bundle` and `fp32_bundle` in turns and write the evidence.
 
@@ -46,19 +50,21 @@ def bench_bundle(
         baseline: the float checkpoint that `fp32_bundle` was exported from.
         data: what `config` names; its pictures and texts are run.
         accuracy: what verification found of `bundle`; a latency without it is no result.
+        probe: measures the peaks of the runtime, for the roofline that `config` asks for.
 
     Raises:
         ArtifactError: `out` exists, or the two are no bundles for one target.
         ConfigError: there is no such device.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
+    check_passes(config)
     device = timing_device(config.device, Path(config.runner) if config.runner else None)
     if isinstance(device, BrowserDevice):
         check_loader(bundle)
     sides = {"artifact": bundle, "fp32": fp32_bundle}
     _check_sides(sides)
     with new_artifact(out) as draft:
-        timings = take_timings(sides, data, config, device)
+        timings = take_timings(sides, data, config, device, probe if config.roofline else None, baseline=baseline)
         report = _report(sides, baseline, timings, budget)
         label = _label(device, timings)
         report |= {"label": label, "device": config.device, "accuracy": accuracy}
@@ -97,6 +103,24 @@ def runner_digest(config: BenchConfig) -> str | None:
     return digest_file(Path(config.runner)).sha256
 
 
+def check_passes(config: BenchConfig) -> None:
+    """Refuse what cannot be measured on the device, before any work.
+
+    Raises:
+        ConfigError: a profile is asked for elsewhere, or a roofline in a browser.
+    """
+    if config.roofline and config.device == WEB:
+        raise ConfigError(
+            f"roofline on {WEB}: the products that measure a peak are made for runtimes outside of browsers; "
+            f"expected another device, such as {LOCAL}; leave --roofline out there"
+        )
+    if config.profile and config.device != LOCAL:
+        raise ConfigError(
+            f"profile on {config.device}: the profilers of the runtimes are asked through their Python packages; "
+            f"expected --device {LOCAL}; leave --profile out there"
+        )
+
+
 def _check_sides(sides: Mapping[str, Artifact]) -> None:
     target = sides["artifact"].manifest.target
     for side in sides.values():
@@ -113,6 +137,7 @@ def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings,
     runtime = timings.runtime["runtime"]
     coverage = measure_coverage(sides["artifact"], runtime)
     return {
+        "schema_version": SCHEMA,
         "verdict": overall(lines) if lines else None,
         "budgets": [line.to_json() for line in lines],
         "artifact_sha256": sides["artifact"].digest,
@@ -128,6 +153,9 @@ def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings,
         },
         "parity": {side: parity.to_json() for side, parity in timings.parity.items()},
         "coverage": coverage.to_json() if coverage else None,
+        "profile": timings.profile,
+        "roofline": timings.roofline,
+        "sustained": timings.sustained,
         "runtime": timings.runtime,
         "host": timings.host,
     }

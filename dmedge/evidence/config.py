@@ -6,6 +6,7 @@ from dmedge.data.emoji import TEST_STYLE
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+MOST_MINUTES = 240
 ROUNDS = 50  # at two turns a round, 100 samples per side at least: enough for p90
 
 
@@ -56,8 +57,13 @@ class BenchConfig:
     style: str = TEST_STYLE
     runtime: str | None = None  # whose programs to time; none named means the first of the bundle
     runner: str | None = None  # native runner of one's own, for an Android device
+    roofline: bool = False  # compare with the peaks of the runtime as well, measured in the same run
+    minutes: float | None = None  # that the slowest program runs without a pause afterwards, for heat to show
+    profile: bool = False  # name the hottest operators as well, on this machine alone
 
     def __post_init__(self) -> None:
+        if self.minutes is not None and not 0 < self.minutes <= MOST_MINUTES:
+            raise ValueError(f"minutes {self.minutes:g}; expected more than 0 and {MOST_MINUTES} at most")
         if self.threads < 1 or self.repeats < 1 or self.rounds < 2:
             raise ValueError(
                 f"threads {self.threads}, repeats {self.repeats}, rounds {self.rounds}; expected 1, 1 and 2 or more"

@@ -51,7 +51,7 @@ def measure_coverage(bundle: Artifact, runtime: str) -> Coverage | None:
     Raises:
         ArtifactError: the checkpoint is damaged.
     """
-    parent = _parent(bundle)
+    parent = parent_checkpoint(bundle)
     planned = {name for name, scheme in _plan(bundle, parent).items() if scheme not in FLOAT}
     planned = {name for name in planned if not name.endswith(POINT)}
     found: set[str] = set()
@@ -73,7 +73,7 @@ def measure_coverage(bundle: Artifact, runtime: str) -> Coverage | None:
     )
 
 
-def _parent(bundle: Artifact) -> Ancestor | None:
+def parent_checkpoint(bundle: Artifact) -> Ancestor | None:
     """The checkpoint that the bundle was exported from, if it is found."""
     for ancestor in trace_lineage(bundle, (RUNS,)):
         if ancestor.depth == 1 and ancestor.manifest is not None and ancestor.manifest.kind == "checkpoint":

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from dmedge.errors import ArtifactError
+from dmedge.evidence.report_bench import operators, roofline, sustained
 from dmedge.evidence.report_data import Collection, collect
 from dmedge.evidence.report_details import fidelity, latency, lineage, method
 from dmedge.evidence.report_ledger import ledgers
@@ -69,6 +70,9 @@ def render(collection: Collection) -> str:
         *(choices(entry) for entry in deciding),
         *(reliability(entry) for entry in (*verified, *deciding)),
         *(latency(entry) for entry in timed),
+        *(sustained(entry) for entry in timed),
+        *(roofline(entry) for entry in timed),
+        *(operators(entry) for entry in timed),
         *(fidelity(entry) for entry in (*verified, *deciding)),
         searches(collection),
         lineage(collection),

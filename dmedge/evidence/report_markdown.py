@@ -22,6 +22,9 @@ FLAGS = {  # setting of a stage -> its option, where it is not the default
     "runtime": ("--runtime", None),
     "threads": ("--threads", 1),
     "robustness": ("--robustness", False),
+    "minutes": ("--minutes", None),
+    "roofline": ("--roofline", False),
+    "profile": ("--profile", False),
 }
 
 

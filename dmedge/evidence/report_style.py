@@ -59,6 +59,7 @@ svg .median.artifact{stroke:var(--accent)}svg .median.baseline{stroke:var(--grey
 svg text.artifact{fill:var(--accent);font-weight:650}svg text.baseline{fill:var(--muted)}
 svg .curve{fill:none;stroke-width:2}svg .curve.artifact{stroke:var(--accent)}
 svg .curve.baseline{stroke:var(--grey);stroke-dasharray:5 3}
+svg .roof{stroke:var(--ink);stroke-width:1.8}svg .dashed{stroke-dasharray:7 4}
 svg .edge{fill:none;stroke:var(--grey);stroke-width:1.5}svg .node{fill:var(--bg);stroke:var(--line);stroke-width:1.5}
 svg .node.checkpoint{stroke:var(--f0)}svg .node.bundle{stroke:var(--accent)}svg .node.evidence{stroke:var(--f3)}
 svg .limit{stroke:var(--ink);stroke-width:2}svg .span{stroke-width:7;stroke-linecap:round}

@@ -20,6 +20,9 @@ from dmedge.evidence.browser import check_in_browser
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.latency import Nanoseconds, Paired, measure
 from dmedge.evidence.parity import ParityReport, check_parity
+from dmedge.evidence.profile import profile_cases
+from dmedge.evidence.roofline import measure_roofline
+from dmedge.evidence.sustained import measure_sustained
 from dmedge.evidence.workload import (
     Workload,
     draw_workload,
@@ -31,7 +34,7 @@ from dmedge.evidence.workload import (
 )
 from dmedge.logs import progress
 from dmedge.runtime.browser_session import BrowserSession
-from dmedge.runtime.encoder import Encoder
+from dmedge.runtime.encoder import Encoder, open_anywhere
 from dmedge.runtime.session import runtime_of
 
 
@@ -45,16 +48,27 @@ class Timings:
     front: Mapping[str, Nanoseconds]
     runtime: Mapping[str, Any]
     host: Mapping[str, Any]
+    profile: Mapping[str, Any] | None = None  # None where it was not asked for, as with what follows
+    roofline: Mapping[str, Any] | None = None
+    sustained: Mapping[str, Any] | None = None
 
 
 def take_timings(
-    sides: Mapping[str, Artifact], data: EvalSet, config: BenchConfig, device: Device | BrowserDevice | None = None
+    sides: Mapping[str, Artifact],
+    data: EvalSet,
+    config: BenchConfig,
+    device: Device | BrowserDevice | None = None,
+    probe: Artifact | None = None,
+    *,
+    baseline: Artifact,
 ) -> Timings:
     """Measure the two bundles in `sides`, "artifact" and "fp32".
 
     Args:
         device: where they run, by native runners or in a browser [default: here, by the Python package of their
             runtime].
+        probe: what tells the peaks of the runtime; without it there is no roofline.
+        baseline: the checkpoint of the side "fp32".
 
     Raises:
         DmedgeError: the device is not reached, or went away.
@@ -78,8 +92,18 @@ def take_timings(
         cases = _take_turns(mine, theirs, workload, config.rounds)
         facts = mine.facts()[0]
     starts = _time_starts(open_side, list(sides), workload, config.repeats)
+    profile = profile_cases(sides["artifact"], cases, runtime, config.threads) if config.profile else None
+    roofline = None
+    if probe is not None:
+        loaded = open_anywhere(probe, runtime, device, config.threads)
+        roofline = measure_roofline(loaded, sides, open_side, workload, baseline, here=device is None)
     version = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
-    return Timings(parity, starts, cases, front, version, {"before": before, "after": facts_of()})
+    sustained = None
+    if config.minutes is not None:
+        with open_side("artifact") as encoder:
+            sustained = measure_sustained(encoder.session, cases, config.minutes, facts_of)
+    host = {"before": before, "after": facts_of()}
+    return Timings(parity, starts, cases, front, version, host, profile, roofline, sustained)
 
 
 def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int) -> list[Paired]:

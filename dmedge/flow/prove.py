@@ -19,6 +19,7 @@ from dmedge.evidence.verdict import Budget
 from dmedge.flow.evaluate import open_evalset
 from dmedge.flow.twins import CACHE, fp32_twin
 from dmedge.manifest import read_manifest
+from dmedge.runtime.session import runtime_of
 from dmedge.variants import variant_of
 
 __all__ = ["BenchConfig", "VerifyConfig", "bench", "verify"]
@@ -76,11 +77,12 @@ def bench(
         VerifyError: a bundle does not compute what it should.
     """
     from dmedge.devices.names import WEB, check_device
-    from dmedge.evidence.bench import bench_bundle
+    from dmedge.evidence.bench import bench_bundle, check_passes
     from dmedge.runtime.browser_session import check_loader
 
     if check_device(config.device) == WEB:
         check_loader(bundle)
+    check_passes(config)
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
     check_baseline(bundle, baseline)
@@ -95,7 +97,17 @@ def bench(
         config=config,
         budget=budget or Budget(),
         accuracy=find_accuracy(bundle),
+        probe=_probe(bundle, config, out.parent / CACHE),
     )
+
+
+def _probe(bundle: Artifact, config: BenchConfig, cache: Path) -> Artifact | None:
+    """What measures the peaks of a roofline, if one is asked for."""
+    if not config.roofline:
+        return None
+    from dmedge.export.probe import probe_bundle
+
+    return probe_bundle(runtime_of(bundle, config.runtime), cache)
 
 
 def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:

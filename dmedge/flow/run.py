@@ -119,7 +119,8 @@ def _check_settings(stage: Stage, recipe: Recipe, place: Path) -> None:
         return
     manifest = read_manifest(place)
     want, have = _settings(stage, recipe), dict(_flat(manifest.config))
-    differing = [key for key in want if have.get(key) != want[key]]
+    off = {key: False for key, value in want.items() if value is False}  # as in what older versions made without it
+    differing = [key for key in want if have.get(key, off.get(key)) != want[key]]
     if manifest.stage != stage.kind:
         found, expected = f"made by {manifest.stage}", f"made by {stage.kind}"
     elif differing:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.artifact import Program
+from dmedge.runtime.profile import Profile
 from dmedge.runtime.wire import Array
 
 
@@ -37,6 +38,13 @@ class Backend(Protocol):
 
         Raises:
             DmedgeError: the runtime refuses the inputs, or fails.
+        """
+
+    def profile(self, program: str, inputs: Sequence[Array], runs: int) -> Profile:
+        """Have the runtime's own profiler watch `runs` executions, after `profile.WARM_UP` more.
+
+        Raises:
+            DmedgeError: the runtime refuses the inputs, fails, or cannot be profiled.
         """
 
 

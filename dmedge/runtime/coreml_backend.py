@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Program
 from dmedge.environment import package_version
 from dmedge.errors import DmedgeError, require
+from dmedge.runtime.profile import Profile
 from dmedge.runtime.wire import Array
 
 # What coremltools imports if it finds it, to convert models of theirs: seconds and 200 MB, and needless for reading.
@@ -71,10 +72,22 @@ class CoremlBackend:
         Raises:
             DmedgeError: always.
         """
-        raise DmedgeError(
-            f"{program}: found the MIL interpreter, which is not a device: Core ML is not timed here; "
-            "expected a runtime that is; run dmedge bench --runtime executorch, or time the app on an iPhone"
-        )
+        raise _no_device(program)
+
+    def profile(self, program: str, inputs: Sequence[Array], runs: int) -> Profile:
+        """Refuse, as `time` does.
+
+        Raises:
+            DmedgeError: always.
+        """
+        raise _no_device(program)
+
+
+def _no_device(program: str) -> DmedgeError:
+    return DmedgeError(
+        f"{program}: found the MIL interpreter, which is not a device: Core ML is not timed here; "
+        "expected a runtime that is; run dmedge bench --runtime executorch, or time the app on an iPhone"
+    )
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Encoder:
         self.labels: tuple[str, ...] = tuple(_read_json(artifact, LABELS)) if LABELS in artifact.manifest.files else ()
         with ExitStack() as stack:
             self._sessions: list[Session] = [
-                stack.enter_context(_open(artifact, found, device, threads)) for _ in range(copies)
+                stack.enter_context(open_anywhere(artifact, found, device, threads)) for _ in range(copies)
             ]
             self._stack = stack.pop_all()
 
@@ -294,7 +294,8 @@ class Encoder:
                 yield result
 
 
-def _open(artifact: Artifact, runtime: Runtime, device: Device | BrowserDevice | None, threads: int) -> Session:
+def open_anywhere(artifact: Artifact, runtime: Runtime, device: Device | BrowserDevice | None, threads: int) -> Session:
+    """Load the programs of an artifact here, on a device, or in a browser."""
     if device is None:
         return open_session(artifact, runtime=runtime, threads=threads)
     if isinstance(device, BrowserDevice):

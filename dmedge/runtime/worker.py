@@ -17,6 +17,7 @@ from dmedge.artifact import Program
 from dmedge.errors import DmedgeError
 from dmedge.manifest import Runtime
 from dmedge.runtime.backend import Backend
+from dmedge.runtime.profile import Profile
 from dmedge.runtime.session import SessionFacts, peak_resident_bytes, resident_bytes
 from dmedge.runtime.wire import Packed, pack, unpack
 
@@ -46,6 +47,10 @@ class Worker:
     def time(self, program: str, packed: Packed, runs: int) -> bytes:
         """Time `runs` executions; int64 nanoseconds."""
         return self._backend.time(program, unpack(packed, 1)[0], runs).tobytes()
+
+    def profile(self, program: str, packed: Packed, runs: int) -> Profile:
+        """Have the runtime's profiler watch `runs` executions."""
+        return self._backend.profile(program, unpack(packed, 1)[0], runs)
 
     def facts(self) -> SessionFacts:
         """The runtime, and what this process has used so far."""

@@ -18,6 +18,7 @@ from dmedge.devices.conversation import END_WAIT_S, obituary, overdue
 from dmedge.environment import child_environment
 from dmedge.errors import DmedgeError
 from dmedge.manifest import Runtime
+from dmedge.runtime.profile import Profile
 from dmedge.runtime.session import SessionFacts, check_inputs, find_program, widened
 from dmedge.runtime.wire import Array, pack, unpack
 
@@ -74,6 +75,19 @@ class WorkerSession:
         check_inputs(spec, [inputs])
         elapsed = self._ask("time", (program, pack([inputs]), runs), f"while timing {program}")
         return np.frombuffer(elapsed, np.int64)
+
+    def profile(self, program: str, inputs: Sequence[Array], runs: int) -> Profile:
+        """Operators of a program, by the runtime's own profiler, over `runs` executions.
+
+        Raises:
+            DataError: the inputs do not fit the program.
+            DmedgeError: there is no such program, or the runtime failed, died, or cannot be profiled.
+        """
+        spec = find_program(self.programs, program)
+        inputs = widened(spec, inputs)
+        check_inputs(spec, [inputs])
+        profile: Profile = self._ask("profile", (program, pack([inputs]), runs), f"while profiling {program}")
+        return profile
 
     def facts(self) -> SessionFacts:
         """See `Session.facts`; memory is the worker's."""

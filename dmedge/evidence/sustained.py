@@ -1,0 +1,154 @@
+"""Minutes without a pause: whether a device keeps the speed that a short benchmark shows.
+
+One program of the bundle, the one that takes longest, runs back to back in turns of a second or so. The state of the
+machine is read between windows of a minute. Heat shows as a slope from the first window to the last.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmedge.devices.state import energy_between
+from dmedge.evidence.config import CONFIDENCE, RESAMPLES
+from dmedge.evidence.latency import DRIFT, Case, Nanoseconds, Paired, percentiles_ms, warm_up
+from dmedge.logs import progress
+from dmedge.runtime.session import Session
+
+WINDOW_S = 60.0
+LEAST_WINDOWS = 6  # a run of a few minutes or seconds is cut into so many
+TURNS = 12  # in a window at least, which intervals are drawn from
+LONGEST_TURN_S = 5.0
+MOST_RUNS = 100_000  # in one turn
+FALL = 0.9  # of the first frequency, below which it has fallen
+STATE = ("temperature_c", "frequency_mhz")
+
+Facts = Mapping[str, object]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A minute, or a part of a shorter run; samples are not kept, for hours of them would not fit."""
+
+    start_s: float
+    elapsed_s: float
+    turn_medians_ns: NDArray[np.float64]
+    figures: Mapping[str, float]  # n, percentiles and median of all samples, in ms
+    busy: float  # share of the time that the program itself ran
+    state: Facts = field(default_factory=dict)  # at its end; None for what the machine does not tell
+    energy_j: float | None = None  # that the processor took, all that ran on it
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the single turns."""
+        times = {"start_s": self.start_s, "elapsed_s": self.elapsed_s, "busy": self.busy, "energy_j": self.energy_j}
+        return times | {"turns": self.turn_medians_ns.size, **self.figures, **self.state}
+
+
+def hottest_case(cases: Sequence[Paired]) -> Case:
+    """The case whose program takes longest in the bundle itself."""
+    return max(cases, key=lambda paired: float(np.median(paired.artifact_ns))).case
+
+
+def run_sustained(
+    session: Session, case: Case, minutes: float, facts_of: Callable[[], Facts], clock: Callable[[], float]
+) -> list[Window]:
+    """Run the program of `case` for `minutes`, without a pause but for reading the state of the machine.
+
+    Args:
+        facts_of: of the machine that runs it.
+        clock: seconds, ascending.
+    """
+    count = max(LEAST_WINDOWS, round(minutes * 60 / WINDOW_S))
+    window_s = minutes * 60 / count
+    turn_s = min(window_s / TURNS, LONGEST_TURN_S)
+    median_ns, _ = warm_up(session, case.program, case.artifact_inputs[0])
+    windows: list[Window] = []
+    before, began = facts_of(), clock()
+    with progress(f"running {case.name}", total=count) as advance:
+        while not windows or clock() - began < window_s * count - turn_s / 2:
+            window, after = _run_window(session, case, (window_s, turn_s, median_ns), clock), facts_of()
+            windows.append(_dated(window, began, before, after))
+            before = after
+            median_ns = 1e6 * window.figures["median_ms"]
+            advance(1, f"{median_ns / 1e6:.3g} ms")
+    return windows
+
+
+def _run_window(
+    session: Session, case: Case, lengths: tuple[float, float, float], clock: Callable[[], float]
+) -> Window:
+    window_s, turn_s, median_ns = lengths
+    runs, start = int(np.clip(turn_s * 1e9 / median_ns, 1, MOST_RUNS)), clock()
+    turns: list[Nanoseconds] = []
+    while clock() - start < window_s:
+        inputs = case.artifact_inputs[len(turns) % len(case.artifact_inputs)]
+        turns.append(session.time(case.program, inputs, runs))
+    elapsed_s, samples = clock() - start, np.concatenate(turns)
+    figures = percentiles_ms(samples) | {"median_ms": float(np.median(samples)) / 1e6}
+    medians = np.array([np.median(turn) for turn in turns])
+    return Window(start, elapsed_s, medians, figures, float(samples.sum()) / 1e9 / elapsed_s)
+
+
+def _dated(window: Window, began: float, before: Facts, after: Facts) -> Window:
+    state = {key: after.get(key) for key in STATE}
+    return replace(window, start_s=window.start_s - began, state=state, energy_j=energy_between(before, after))
+
+
+def energy_json(windows: Sequence[Window]) -> dict[str, float] | None:
+    """What the processor took for one run, and by the second; None without a counter."""
+    taken = [window.energy_j for window in windows if window.energy_j is not None]
+    if len(taken) < len(windows):
+        return None
+    runs, seconds = sum(window.figures["n"] for window in windows), sum(window.elapsed_s for window in windows)
+    return {"joules_per_run": sum(taken) / runs, "watts": sum(taken) / seconds}
+
+
+def slowdown(windows: Sequence[Window], *, seed: int = 0) -> dict[str, Any]:
+    """Median of the last window over that of the first, its interval over turns, and what it says.
+
+    "throttled" if the whole interval lies above `DRIFT`, "steady" if all of it lies below, else "not enough data". A
+    frequency that ends below `FALL` of what it was is told as well.
+    """
+    first, last = windows[0], windows[-1]
+    rng = np.random.default_rng(seed)
+    draws = [
+        np.median(rng.choice(window.turn_medians_ns, (RESAMPLES, window.turn_medians_ns.size)), axis=1)
+        for window in (last, first)
+    ]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (float(end) for end in np.quantile(draws[0] / draws[1], [tail, 1 - tail]))
+    is_known = len(windows) > 1 and min(window.turn_medians_ns.size for window in (first, last)) >= LEAST_WINDOWS
+    verdict = "throttled" if low > DRIFT else "steady" if high < DRIFT else "not enough data"
+    return {
+        "value": float(np.median(last.turn_medians_ns) / np.median(first.turn_medians_ns)),
+        "low": low if is_known else None,
+        "high": high if is_known else None,
+        "limit": DRIFT,
+        "verdict": verdict if is_known else "not enough data",
+        "frequency_fell": _has_fallen(first.state.get("frequency_mhz"), last.state.get("frequency_mhz")),
+    }
+
+
+def _has_fallen(first: object, last: object) -> bool | None:
+    """None where the machine does not tell."""
+    if not isinstance(first, (int, float)) or not isinstance(last, (int, float)):
+        return None
+    return last < FALL * first
+
+
+def sustained_json(case: Case, minutes: float, windows: Sequence[Window]) -> dict[str, Any]:
+    """What bench.json says of a sustained run."""
+    rows = [window.to_json() for window in windows]
+    found = {"slowdown": slowdown(windows), "energy": energy_json(windows)}
+    return {"case": case.name, "minutes": minutes, **found, "windows": rows}
+
+
+def measure_sustained(
+    session: Session, cases: Sequence[Paired], minutes: float, facts_of: Callable[[], Facts]
+) -> dict[str, Any]:
+    """Run the slowest program of the bundle, and say what became of its speed."""
+    case = hottest_case(cases)
+    return sustained_json(case, minutes, run_sustained(session, case, minutes, facts_of, time.monotonic))
