@@ -206,6 +206,26 @@ def test_this_machine_is_timed_and_tells_its_memory(
     assert 1_000_000 < (facts["base_rss_bytes"] or 0) < (facts["peak_rss_bytes"] or 0) < 100_000_000
 
 
+def test_a_job_that_is_timed_again_travels_once(session: NativeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    push = session._work.push
+
+    def noted(source: Path, name: str) -> None:
+        sent.append(name)
+        push(source, name)
+
+    monkeypatch.setattr(session._work, "push", noted)
+    inputs = example_inputs("encode_text")
+    for _ in range(3):
+        assert session.time("encode_text", inputs, 3).shape == (3,)
+    assert len(sent) == 2  # the job and its inputs
+    assert session.time("encode_text", inputs, 4).shape == (4,)
+    assert len(sent) == 4
+    before, after = (session.run("encode_text", inputs) for _ in range(2))
+    assert len(sent) == 8  # what runs once is not kept
+    assert bits([before]) == bits([after])
+
+
 def test_emulated_arm_tells_neither_time_nor_memory(
     runtime: str, fp32: Artifact, on_device: Callable[[Artifact, str], NativeSession]
 ) -> None:
