@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from dmedge.study.findings import judged
 from dmedge.study.heads import FUSIONS, PLAIN, VARIANTS, StudyHead, matched, parameters
 from dmedge.study.long_text import long_descriptions, windowed
 from dmedge.study.looks import contrast, parts
+from dmedge.study.other_sections import cost
 from dmedge.study.pairs import degrade, judged_pairs, training_pairs
 from dmedge.study.scores import classification, clustered, over_seeds
 from dmedge.study.study import study
@@ -337,3 +340,20 @@ def test_the_whole_study_and_that_nothing_is_run_twice(
     out.rename(tmp_path / "before")
     assert CliRunner().invoke(cli, [*command, str(out)], catch_exceptions=False).exit_code == 0
     assert load_artifact(out).digest == made.digest
+
+
+@pytest.mark.parametrize("timed", [{"n": 4}, {"n": 40, "p50_ms": 2.0}], ids=["few samples", "enough"])
+def test_a_slow_program_timed_in_few_rounds_still_has_a_page(timed: dict[str, float]) -> None:
+    ratio = {"value": 0.8, "low": 0.7, "high": 0.9, "rounds": 2}
+    size = {"program_bytes": 1, "download_bytes": 2}
+    result = {
+        "programs": {"encode_image": {"fp32": timed, "artifact": timed, "ratio": ratio}},
+        "size": {"fp32": size, "artifact": size},
+        "costs": {"parameters": 1, "macs": 1},
+        "goal": {"limit": 0.7},
+    }
+    found: Any = SimpleNamespace(cost=SimpleNamespace(result=result, artifact=SimpleNamespace(name="cost")))
+    study_of_nothing: Any = None
+    (row,) = cost(study_of_nothing, found).tables[0].rows
+    shown = ["2 ms", "2 ms", "500 / s"] if "p50_ms" in timed else ["too few samples", "too few samples", ""]
+    assert list(row[1:4]) == shown

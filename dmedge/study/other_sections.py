@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmedge.data.languages import language_name
+from dmedge.evidence.report_text import milliseconds
 from dmedge.study.attention import attention_pictures, attention_tables
 from dmedge.study.cells import folders
 from dmedge.study.charts import line_chart
@@ -78,13 +79,13 @@ def cost(study: Study, found: Findings) -> Section:
     rows = []
     for program, row in result["programs"].items():
         ratio, goal = row["ratio"], result["goal"]["limit"]
-        fp32, int8 = row["fp32"]["p50_ms"], row["artifact"]["p50_ms"]
+        fp32, int8 = (row[side].get("p50_ms") for side in ("fp32", "artifact"))  # none of too few samples
         rows.append(
             [
                 program.replace("_", " "),
-                f"{fp32:.3f} ms",
-                f"{int8:.3f} ms",
-                f"{1000 / int8:,.0f} / s",
+                milliseconds(fp32),
+                milliseconds(int8),
+                f"{1000 / int8:,.0f} / s" if int8 else "",
                 f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
                 "reached" if ratio["high"] <= goal else "missed" if ratio["low"] > goal else "not enough data",
             ]
