@@ -28,6 +28,7 @@ from dmedge.study.looks import contrast, parts
 from dmedge.study.other_sections import cost
 from dmedge.study.pairs import degrade, judged_pairs, training_pairs
 from dmedge.study.scores import classification, clustered, over_seeds
+from dmedge.study.scratch import one_cycle
 from dmedge.study.study import study
 from dmedge.study.turns import ROUNDS, in_turns
 from tests.made_once import made_once
@@ -357,3 +358,13 @@ def test_a_slow_program_timed_in_few_rounds_still_has_a_page(timed: dict[str, fl
     (row,) = cost(study_of_nothing, found).tables[0].rows
     shown = ["2 ms", "2 ms", "500 / s"] if "p50_ms" in timed else ["too few samples", "too few samples", ""]
     assert list(row[1:4]) == shown
+
+
+@pytest.mark.parametrize("steps", [2, 9, 10, 11, 20, 400])
+def test_a_comparison_may_take_any_number_of_steps(steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    schedule = one_cycle(optimizer, 0.1, steps)
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] < 0.1

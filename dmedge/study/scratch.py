@@ -141,14 +141,21 @@ def _width_of_tokens(model: nn.Module) -> int:
     return max((table.embedding_dim for table in tables if table.num_embeddings > 1000), default=0)
 
 
+def one_cycle(optimizer: torch.optim.Optimizer, rate: float, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """A learning rate that warms up for a share of `steps` and falls for the others; a step longer where it must be.
+
+    Of a warm-up of exactly one step torch makes a division by zero.
+    """
+    length = steps + (steps * WARMUP_SHARE == 1)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, length, pct_start=WARMUP_SHARE)
+
+
 def _train(model: nn.Module, inputs: Inputs, study: Study, name: str) -> float:
     """Train in place; returns the seconds that it took."""
     config = study.config
     rng = np.random.default_rng([config.seed, 23])  # the same pairs in the same order for everyone
     optimizer = torch.optim.AdamW(model.parameters(), config.scratch_learning_rate, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.scratch_learning_rate, config.scratch_steps, pct_start=WARMUP_SHARE
-    )
+    schedule = one_cycle(optimizer, config.scratch_learning_rate, config.scratch_steps)
     weight = CONTRASTIVE_WEIGHT if study.source.describes else 0.0
     began = time.perf_counter()
     with progress(name, config.scratch_steps) as advance:
