@@ -30,6 +30,7 @@ from dmedge.flow.open_index import open_index
 from dmedge.runtime.encoder import Encoder
 from tests.conftest import MakeArtifact
 from tests.forged import forge
+from tests.many_scripts import QUERIES as SCRIPTS
 from tests.tiny_bundles import (
     CONFIG,
     int8_checkpoint,
@@ -45,20 +46,7 @@ pytestmark = pytest.mark.slow
 CASES = "conformance/cases.json"
 PICTURES = 40
 TOP = 7
-QUERIES = {  # script -> query
-    "Latin": "red apple",
-    "Cyrillic": "красное яблоко",
-    "Greek": "κόκκινο μήλο",
-    "Arabic": "تفاحة حمراء",
-    "Hebrew": "תפוח אדום",
-    "Devanagari": "लाल सेब",
-    "Thai": "แอปเปิ้ลแดง",
-    "Han": "紅蘋果",
-    "Kana": "ラーメン",
-    "Hangul": "빨간 사과",
-    "Ethiopic": "ቀይ ፖም",
-    "emoji": "🍎\u200d🌈",
-}
+QUERIES = {**SCRIPTS, "emoji": "🍎\u200d🌈"}
 LINES = "\n".join(QUERIES.values())
 ODD = [  # what a careless tokenizer reads otherwise, without line breaks
     *("a", "  two   spaces ", "tab\there", "\u3000wide\u00a0", "RED Straße İ ǅ", "cafe\u0301 A\u030a"),

@@ -20,26 +20,13 @@ from dmedge.flow.gallery import folder_gallery
 from dmedge.flow.index import IndexConfig, build_index
 from dmedge.flow.open_index import open_index
 from dmedge.runtime.encoder import Encoder
+from tests.many_scripts import QUERIES
 from tests.tiny_bundles import tiny_checkpoint
 from tests.web_pages import READY_MS, Visit, bundle, chromium, index, plain, site, type_query, until, visit
 
 __all__ = ["bundle", "chromium", "index", "plain", "site", "tiny_checkpoint", "visit"]  # fixtures
 
 pytestmark = pytest.mark.slow
-
-QUERIES = {  # script -> query
-    "Latin": "red apple",
-    "Cyrillic": "красное яблоко",
-    "Greek": "κόκκινο μήλο",
-    "Arabic": "تفاحة حمراء",
-    "Hebrew": "תפוח אדום",
-    "Devanagari": "लाल सेब",
-    "Thai": "แอปเปิ้ลแดง",
-    "Han": "紅蘋果",
-    "Kana": "ラーメン",
-    "Hangul": "빨간 사과",
-    "Ethiopic": "ቀይ ፖም",
-}
 
 DROP = """async () => {
   const canvas = new OffscreenCanvas(20, 10);
