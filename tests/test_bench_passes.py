@@ -379,3 +379,12 @@ def test_the_slowest_program_runs_on_and_its_curve_is_shown(
     _print_report(report, evidence)
     assert f"0.05 minutes of {found['case']}: {found['slowdown']['verdict']}" in capsys.readouterr().out
     assert f"{found['case']} without a pause, {found['slowdown']['verdict']}: from " in page
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "1000"])
+def test_minutes_that_are_no_length_are_refused(minutes: str, onnx_bundle: Artifact, tmp_path: Path) -> None:
+    command = ["bench", str(onnx_bundle.root), "--minutes", minutes, "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code in (1, 2) and isinstance(done.exception, SystemExit)
+    assert "minutes" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -58,12 +58,13 @@ def bench(
 
     BUNDLE is the newest under runs/ unless it is named. The fp32 bundle is exported once and kept.
     """
+    from dmedge.config import load_config
     from dmedge.flow.junit import write_junit
     from dmedge.flow.prove import BenchConfig
     from dmedge.flow.prove import bench as prove
 
     chosen = bundle or default_artifact("bundle")
-    config = BenchConfig(**settings)
+    config = load_config(BenchConfig, settings, where="bench")
     evidence = prove(
         chosen, config, out or chosen.sibling("bench"), baseline=baseline, budget=read_budget(recipe, limits)
     )
