@@ -23,7 +23,7 @@ def expand_addresses(pattern: str) -> list[str]:
     """
     addresses = [found for address in _expand_braces(pattern) for found in _expand_glob(address)]
     if not addresses:
-        raise DataError(f"{pattern}: no such file; expected tar files; set path of [stage.dataset]")
+        raise DataError(f"{pattern}: no such file; expected tar files; set path of the dataset")
     return addresses
 
 

@@ -181,7 +181,7 @@ def find_file(config: DatasetConfig, names: Sequence[str], folders: Sequence[str
             if (path / folder / name).is_file():
                 return path / folder / name
     found = f"none of {', '.join(names)}" if path.is_dir() else "no such file or folder"
-    raise DataError(f"{path}: {found}; expected {names[0]} there; set path and split of [stage.dataset]")
+    raise DataError(f"{path}: {found}; expected {names[0]} there; set path and split of the dataset")
 
 
 def find_pictures(config: DatasetConfig, guesses: Sequence[Path], inside: Sequence[str] = ()) -> Path:
@@ -200,7 +200,7 @@ def find_pictures(config: DatasetConfig, guesses: Sequence[Path], inside: Sequen
         if folder.is_dir():
             return folder
     tried = ", ".join(map(str, candidates))
-    raise DataError(f"no folder with the pictures at {tried}; expected one of these; set images of [stage.dataset]")
+    raise DataError(f"no folder with the pictures at {tried}; expected one of these; set images of the dataset")
 
 
 def check_folder(folder: Path, images: Iterator[Path | bytes], source: Path) -> None:
@@ -213,5 +213,5 @@ def check_folder(folder: Path, images: Iterator[Path | bytes], source: Path) -> 
     if first and not any(image.is_file() for image in first):
         raise DataError(
             f"{folder}: none of the first {len(first)} pictures that {source.name} names, such as {first[0]}; "
-            "expected them there; set images of [stage.dataset]"
+            "expected them there; set images of the dataset"
         )

@@ -141,7 +141,7 @@ def _class_names(datasets: Any, features: Mapping[str, Any], name: str) -> tuple
 def _load(datasets: Any, config: DatasetConfig) -> Any:
     path = Path(config.path).expanduser()
     if not path.exists() and (path.is_absolute() or config.path.startswith(".")):
-        raise DataError(f"{path}: no such folder; expected one that save_to_disk wrote; set path of [stage.dataset]")
+        raise DataError(f"{path}: no such folder; expected one that save_to_disk wrote; set path of the dataset")
     try:
         if (path / "state.json").is_file():
             return datasets.load_from_disk(str(path))
@@ -155,7 +155,7 @@ def _load(datasets: Any, config: DatasetConfig) -> Any:
     except (OSError, ValueError, KeyError) as error:  # those of `datasets` and of the hub are of these types
         raise DataError(
             f"{config.path}: cannot be loaded ({error}); expected a folder that save_to_disk wrote, or a name on the "
-            "Hugging Face hub and one of its splits; check path and split of [stage.dataset]"
+            "Hugging Face hub and one of its splits; check path and split of the dataset"
         ) from error
 
 

@@ -40,6 +40,6 @@ def read_dataset(format: str, config: DatasetConfig) -> Dataset:
     if format not in FORMATS:
         raise DataError(f"no data format {format!r}{near_match(format, list(FORMATS))}")
     if not config.path:
-        raise DataError(f"data {format!r} has no path; expected a folder, file or address; set path of [stage.dataset]")
+        raise DataError(f"data {format!r} has no path; expected a folder, file or address; set path of the dataset")
     language_name(config.language)
     return FORMATS[format](config)

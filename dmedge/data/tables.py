@@ -68,7 +68,7 @@ def _table(config: DatasetConfig) -> Path:
         found = [path / f"{config.split}{suffix}" for suffix in _SUFFIXES]
         path = next((file for file in found if file.is_file()), found[0])
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a table ({', '.join(_SUFFIXES)}); set path of [stage.dataset]")
+        raise DataError(f"{path}: no such file; expected a table ({', '.join(_SUFFIXES)}); set path of the dataset")
     return path
 
 
