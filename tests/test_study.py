@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.main import cli
+from dmedge.config import read_toml
 from dmedge.data.emoji import TEST_STYLE, TRAIN_STYLES, load_pack
 from dmedge.data.splits import cell_split, is_unseen_emoji
 from dmedge.errors import ArtifactError, ConfigError, DmedgeError
@@ -27,10 +28,12 @@ from dmedge.study.long_text import long_descriptions, windowed
 from dmedge.study.looks import contrast, parts
 from dmedge.study.other_sections import cost
 from dmedge.study.pairs import degrade, judged_pairs, training_pairs
+from dmedge.study.published import FIGURES
 from dmedge.study.scores import classification, clustered, over_seeds
 from dmedge.study.scratch import one_cycle
 from dmedge.study.study import study
 from dmedge.study.turns import ROUNDS, in_turns
+from dmedge.study.words import PUBLISHED
 from tests.made_once import made_once
 from tests.tiny_bundles import CONFIG, int8_checkpoint, tiny_checkpoint, write_checkpoint
 
@@ -330,6 +333,7 @@ def test_the_whole_study_and_that_nothing_is_run_twice(
         assert title in text
     assert 'src="http' not in page
     assert "<script" not in page
+    _published_figures_stand_beside_ours(text)
     for cell in json.loads(made.file("study.json").read_text(encoding="utf-8"))["cells"]:
         assert any(name.startswith(f"cells/{cell}-") for name in made.manifest.files), cell
 
@@ -341,6 +345,15 @@ def test_the_whole_study_and_that_nothing_is_run_twice(
     out.rename(tmp_path / "before")
     assert CliRunner().invoke(cli, [*command, str(out)], catch_exceptions=False).exit_code == 0
     assert load_artifact(out).digest == made.digest
+
+
+def _published_figures_stand_beside_ours(text: str) -> None:
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    for name, figures in read_toml(FIGURES).items():
+        for label, figure in figures.items():
+            (row,) = (row for row in rows if row[0] == label and row[-1] == figure)
+            assert any(row[1:-1]) == (name != "latency"), f"{label}: no row of ours has this name"
+    assert PUBLISHED in text
 
 
 @pytest.mark.parametrize("timed", [{"n": 4}, {"n": 40, "p50_ms": 2.0}], ids=["few samples", "enough"])
@@ -355,7 +368,7 @@ def test_a_slow_program_timed_in_few_rounds_still_has_a_page(timed: dict[str, fl
     }
     found: Any = SimpleNamespace(cost=SimpleNamespace(result=result, artifact=SimpleNamespace(name="cost")))
     study_of_nothing: Any = None
-    (row,) = cost(study_of_nothing, found).tables[0].rows
+    row = cost(study_of_nothing, found).tables[0].rows[0]
     shown = ["2 ms", "2 ms", "500 / s"] if "p50_ms" in timed else ["too few samples", "too few samples", ""]
     assert list(row[1:4]) == shown
 

@@ -12,6 +12,7 @@ from dmedge.study.context import Study
 from dmedge.study.cost import RUNTIME, TARGET
 from dmedge.study.findings import Findings, summarise
 from dmedge.study.page import Picture, Section, Table
+from dmedge.study.published import with_published
 from dmedge.study.turns import OWN, ROUNDS, TOKENS
 from dmedge.study.words import verdict_on_gain, with_interval
 
@@ -45,24 +46,20 @@ def comparison(study: Study, found: Findings) -> Section:
         "peak memory",
     )
     searched = f"; recall over {first['searches']} searches" if is_searched else ""
+    note = (
+        f"Accuracy on n = {first['accuracy_interval']['n']:,} pairs{searched}. "
+        "Memory is that of the whole process at its most, with the data of the study in it. "
+        f"Latency: batch 1, {TOKENS} tokens, one thread, PyTorch on this machine, {ROUNDS} rounds in turns. To "
+        "rank a gallery, two encoders run once for each picture beforehand and once for the query; a two-"
+        "stream model runs once for each pair."
+    )
     return Section(
         "Beside other designs",
         f"Every model from scratch: {config.scratch_steps} steps of {config.scratch_batch} pairs, the same pairs in "
         "the same order, the same learning rate, one seed. LXMERT and CLIP are the classes of transformers in a small "
         "configuration; ViLBERT is our own small one after the paper. LXMERT and ViLBERT see a grid of patches of a "
         f"small convolutional network in place of detected objects.{_OWN_WAY if OWN in found.comparison else ''}",
-        tables=(
-            Table(
-                "Accuracy and cost",
-                columns,
-                rows,
-                f"Accuracy on n = {first['accuracy_interval']['n']:,} pairs{searched}. "
-                "Memory is that of the whole process at its most, with the data of the study in it. "
-                f"Latency: batch 1, {TOKENS} tokens, one thread, PyTorch on this machine, {ROUNDS} rounds in turns. To "
-                "rank a gallery, two encoders run once for each picture beforehand and once for the query; a two-"
-                "stream model runs once for each pair.",
-            ),
-        ),
+        tables=(with_published(Table("Accuracy and cost", columns, rows, note), "comparison"),),
         cells=folders([*found.comparison.values(), found.turns]),
     )
 
@@ -108,8 +105,8 @@ def cost(study: Study, found: Findings) -> Section:
         f"int8 by `dmedge compress --int8`, both exported for {TARGET} ({RUNTIME}) and timed in turns on this machine, "
         "one thread. It is a server's processor: no phone was measured.",
         tables=(
-            Table("Latency", columns, rows),
-            Table("Size and quality" if recall else "Size", ("", "fp32", "int8"), sizes),
+            with_published(Table("Latency", columns, rows), "latency"),
+            with_published(Table("Size and quality" if recall else "Size", ("", "fp32", "int8"), sizes), "size"),
         ),
         cells=folders([found.cost]),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from dmedge.evidence.report_style import STYLE
 from dmedge.flow.explain_page import TILE_STYLE
 from dmedge.study.context import Study
-from dmedge.study.words import headlines
+from dmedge.study.words import PUBLISHED, headlines
 
 LONG = 24  # rows of a table that is folded away
 
@@ -55,7 +55,7 @@ def to_html(study: Study, sections: Sequence[Section], summary: Mapping[str, Any
         "<body><main>"
         f'<header><p class="eyebrow">dmedge study</p><h1>What image, text and fusion are worth</h1>'
         f'<p class="lead">{escape(_subject(study))}</p><ul>{items}</ul>'
-        f'<p class="note">{escape(_intervals(study))}</p></header>'
+        f'<p class="note">{escape(_intervals(study))}</p><p class="note">{escape(PUBLISHED)}</p></header>'
         f"{body}<section><h2>Again</h2><p><code>{escape(command(study))}</code></p></section></main></body></html>\n"
     )
 
@@ -64,7 +64,7 @@ def to_markdown(study: Study, sections: Sequence[Section], summary: Mapping[str,
     """The same without pictures."""
     parts = [f"# Dual-modal study of {study.artifact.name}", _subject(study)]
     parts.append("\n".join(f"- {line}" for line in headlines(summary)))
-    parts.append(_intervals(study))
+    parts += [_intervals(study), PUBLISHED]
     for number, section in enumerate(sections, 1):
         parts += [f"## {number}. {section.title}", section.lead]
         for table in section.tables:

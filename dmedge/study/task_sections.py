@@ -11,6 +11,7 @@ from dmedge.study.cost import epochs_to_converge
 from dmedge.study.findings import Findings
 from dmedge.study.heads import FUSIONS, PLAIN
 from dmedge.study.page import Picture, Section, Table
+from dmedge.study.published import with_published
 from dmedge.study.scores import over_seeds
 from dmedge.study.variants import accuracy, drop
 from dmedge.study.words import points, with_interval
@@ -35,11 +36,12 @@ def classification(study: Study, found: Findings) -> Section:
             rows.append([name, f"{spread['mean']:.3f}", f"± {spread['half_width']:.3f}"])
     figure = accuracy(study, runs)
     common = study.test.commonest(len(study.source.classes))
+    table = Table(words.design, ("figure", "mean of the seeds", "95 % over seeds"), rows)
     return Section(
         "Classification from both modalities",
         f"{words.task} Accuracy {with_interval(figure.to_json())} over n = {figure.n:,} pairs of {figure.clusters:,} "
         f"{words.samples}; always naming the most common class gives {common:.3f}. {words.standing}",
-        tables=(Table(words.design, ("figure", "mean of the seeds", "95 % over seeds"), rows),),
+        tables=(with_published(table, "classification"),),
         cells=folders(runs),
     )
 
@@ -71,7 +73,8 @@ def retrieval(study: Study, found: Findings) -> Section:
         "n",
     )
     chance = f"Chance at 10: {result['macro']['text_to_image']['chance_at_10']:.4f}."
-    tables = [Table("All locales" if len(languages) > 1 else "Both ways", columns, rows, chance)]
+    overall = Table("All locales" if len(languages) > 1 else "Both ways", columns, rows, chance)
+    tables = [with_published(overall, "retrieval")]
     if len(languages) > 1:
         tables.append(Table("By locale, the weakest first", language_columns, by_language))
     return Section(
@@ -95,7 +98,7 @@ def modalities(study: Study, found: Findings) -> Section:
         "Without one modality",
         "The same head with a modality, or the attention, taken out, and trained anew. "
         "Differences are paired: the same pairs, before and after.",
-        tables=(_variant_table(study, found, names, study.design),),
+        tables=(with_published(_variant_table(study, found, names, study.design), "modalities"),),
         cells=folders([run for name in names for run in found.variants[name]]),
     )
 
@@ -111,7 +114,7 @@ def fusions(study: Study, found: Findings) -> Section:
         "Ways to fuse",
         f"{study.source.words.heads} as wide as gives each the same number of parameters. "
         "Plain cross-attention keeps the text tokens after they looked at the picture and nothing else.",
-        tables=(_variant_table(study, found, names, FUSIONS[0].name),),
+        tables=(with_published(_variant_table(study, found, names, FUSIONS[0].name), "fusions"),),
         pictures=(Picture(line_chart(curves, "step", "validation accuracy"), "Accuracy while training, first seed."),),
         cells=folders([run for name in names for run in found.variants[name]]),
     )
