@@ -135,10 +135,12 @@ def test_evidence_of_before_has_no_section_of_what_it_lacks(evidence: Artifact, 
 def test_executorch_tells_the_operators_within_its_delegates(pte_int8_bundle: Artifact) -> None:
     with open_session(pte_int8_bundle) as session:
         assert isinstance(session, WorkerSession)
-        found = profile_json(session.profile("encode_image", example_inputs("encode_image"), 20))
+        profile = session.profile("encode_image", example_inputs("encode_image"), 20)
+    found = profile_json(profile)
     assert found["runs"] == 20
     assert 0 < found["operators_us"] <= found["whole_us"]
-    assert any("onvolution" in operator["name"] for operator in found["hottest"])
+    # XNNPACK counts whole microseconds, so a quick processor has a tiny convolution in none of them.
+    assert any("onvolution" in operator.name for operator in profile.operators)
     assert all(operator["calls"] == 1 for operator in found["hottest"])
 
 

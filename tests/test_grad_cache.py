@@ -48,10 +48,10 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], atol: flo
     ("parts", "pictures"), [(8, 64), (1, 64), (4, 10), (64, 5)], ids=["8", "1", "uneven", "singles"]
 )
 def test_parts_give_the_gradients_of_the_whole_batch(kind: Kind, parts: int, pictures: int) -> None:
-    objective = TinyObjective(kind)
+    objective = TinyObjective(kind).double()  # float32 rounds sums of another order as each processor does
     loss, expected = whole(objective, pictures)
     losses = cached(objective, parts, pictures)
-    assert_same(gradients(objective), expected)
+    assert_same(gradients(objective), expected, atol=1e-12)
     assert losses.keys() == {kind, "local/labels"}
     torch.testing.assert_close(torch.stack(list(losses.values())).sum(), loss)
     assert not any(value.requires_grad for value in losses.values())

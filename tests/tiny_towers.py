@@ -34,7 +34,7 @@ class TinyObjective(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if kind == "siglip" else None
 
     def forward(self, batch: TrainBatch) -> dict[str, Tensor]:
-        feature = self.image(batch.pixels.flatten(1) / 255)
+        feature = self.image(batch.pixels.flatten(1).to(self.image_out.weight.dtype) / 255)
         encoded = {
             "image": F.normalize(self.image_out(feature), dim=-1),
             "text": torch.cat([self.encode_text(chunk) for chunk in batch.chunks] or [torch.zeros(0, EMBED)]),
