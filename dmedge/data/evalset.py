@@ -14,7 +14,7 @@ from dmedge.data.captions import ImageFiles, read_captions
 from dmedge.data.emoji import TEST_STYLE, EmojiPack, load_pack
 from dmedge.data.pictures import BadRecords, RecordImages, check_record_image
 from dmedge.data.records import Dataset, Record
-from dmedge.data.splits import cell_split, is_unseen_emoji, training_texts
+from dmedge.data.splits import cell_split, is_unseen_emoji, training_strings
 from dmedge.errors import DataError
 
 EvalSplit = Literal["known", "held_out", "novel", "unseen", "all"]
@@ -74,7 +74,7 @@ def normalised(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _trained_strings(pack: EmojiPack) -> frozenset[str]:
-    return frozenset(normalised(text.text) for text in training_texts(pack))
+    return frozenset(map(normalised, training_strings(pack)))
 
 
 def emoji_evalset(
@@ -117,8 +117,8 @@ def emoji_evalset(
                 languages.append(locale)
                 kinds.append(kind)
     of_kind = {kind: np.array([k == kind for k in kinds], bool) for kind in ("known", "held_out", "unseen_emoji")}
-    is_new = np.array([normalised(text) not in trained for text in texts], bool)
-    tags = {**of_kind, "novel": of_kind["held_out"] & is_new}
+    is_new = [k == "held_out" and normalised(text) not in trained for k, text in zip(kinds, texts, strict=True)]
+    tags = {**of_kind, "novel": np.array(is_new, bool)}
     data = EvalSet(
         name=f"emoji/{style}/{part}/{split}",
         images=tuple(images[present]),

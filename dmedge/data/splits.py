@@ -1,6 +1,7 @@
 """Which emoji and which texts are held out: by hash, so that no file and no seed is needed."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -28,6 +29,7 @@ def _fraction(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
+@lru_cache(maxsize=4096)
 def is_unseen_emoji(hexcode: str) -> bool:
     """Whether an emoji is held out completely, for zero-shot evaluation."""
     return _fraction(f"emoji:{hexcode}") < UNSEEN_SHARE
@@ -35,7 +37,12 @@ def is_unseen_emoji(hexcode: str) -> bool:
 
 def cell_split(hexcode: str, locale: str) -> Split:
     """Split of all strings of one emoji in one language; sibling locales (sr, sr-Latn) always agree."""
-    fraction = _fraction(f"cell:{hexcode}:{base_language(locale)}")
+    return _language_split(hexcode, base_language(locale))
+
+
+@lru_cache(maxsize=1 << 18)  # every cell of the pack
+def _language_split(hexcode: str, language: str) -> Split:
+    fraction = _fraction(f"cell:{hexcode}:{language}")
     if fraction < TEST_SHARE:
         return "test"
     return "validation" if fraction < TEST_SHARE + VALIDATION_SHARE else "train"
@@ -45,14 +52,28 @@ def cell_split(hexcode: str, locale: str) -> Split:
 def training_texts(pack: EmojiPack) -> tuple[Text, ...]:
     """Names and keywords of the training cells of seen emoji: all the text that may be trained on."""
     texts = []
+    for emoji, locale, name, keywords in _training_cells(pack):
+        if name is not None:
+            texts.append(Text(emoji, locale, name, True))
+        texts.extend(Text(emoji, locale, word, False) for word in keywords)
+    return tuple(texts)
+
+
+def training_strings(pack: EmojiPack) -> set[str]:
+    """The distinct strings of `training_texts`, without the seconds that so many texts take to make."""
+    strings: set[str] = set()
+    for _, _, name, keywords in _training_cells(pack):
+        if name is not None:
+            strings.add(name)
+        strings.update(keywords)
+    return strings
+
+
+def _training_cells(pack: EmojiPack) -> Iterator[tuple[int, str, str | None, Sequence[str]]]:
+    """Emoji, locale, name and keywords of the training cells of seen emoji."""
     seen = [(i, emoji.hexcode) for i, emoji in enumerate(pack.emoji) if not is_unseen_emoji(emoji.hexcode)]
     for locale in pack.locales:
         names, keywords = pack.names(locale), pack.keywords(locale)
         for i, hexcode in seen:
-            if cell_split(hexcode, locale) != "train":
-                continue
-            name = names[i]
-            if name is not None:
-                texts.append(Text(i, locale, name, True))
-            texts.extend(Text(i, locale, word, False) for word in keywords[i])
-    return tuple(texts)
+            if cell_split(hexcode, locale) == "train":
+                yield i, locale, names[i], keywords[i]
