@@ -6,7 +6,15 @@ import pytest
 
 from dmedge.data.emoji import load_pack
 from dmedge.data.languages import base_language, count_languages
-from dmedge.data.splits import Split, Text, cell_split, is_unseen_emoji, training_texts
+from dmedge.data.splits import (
+    Split,
+    Text,
+    cell_split,
+    count_training_texts,
+    is_unseen_emoji,
+    training_strings,
+    training_texts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,11 @@ def test_training_texts_come_from_training_cells_of_seen_emoji_only(texts: tuple
     for emoji, locale in {(text.emoji, text.locale) for text in texts}:
         assert not is_unseen_emoji(pack.emoji[emoji].hexcode)
         assert cell_split(pack.emoji[emoji].hexcode, locale) == "train"
+
+
+def test_strings_and_numbers_are_those_of_the_training_texts(texts: tuple[Text, ...]) -> None:
+    assert training_strings(load_pack()) == {text.text for text in texts}
+    assert count_training_texts(load_pack()) == Counter(text.locale for text in texts)
 
 
 def test_training_texts_are_complete(texts: tuple[Text, ...]) -> None:

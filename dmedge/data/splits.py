@@ -1,6 +1,7 @@
 """Which emoji and which texts are held out: by hash, so that no file and no seed is needed."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -67,6 +68,14 @@ def training_strings(pack: EmojiPack) -> set[str]:
             strings.add(name)
         strings.update(keywords)
     return strings
+
+
+def count_training_texts(pack: EmojiPack) -> Counter[str]:
+    """Number of `training_texts` of each locale."""
+    counts: Counter[str] = Counter()
+    for _, locale, name, keywords in _training_cells(pack):
+        counts[locale] += (name is not None) + len(keywords)
+    return counts
 
 
 def _training_cells(pack: EmojiPack) -> Iterator[tuple[int, str, str | None, Sequence[str]]]:

@@ -9,6 +9,7 @@ row of multinomial weights times a table of hits, and thousands of draws are two
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,12 +150,25 @@ def bootstrap_groups(
 
 
 def draw_weights(clusters: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    """[R, C] how often each draw holds each cluster, in parts that fit in memory."""
+    """[R, C] how often each draw holds each cluster, read-only, in parts that fit in memory."""
+    if clusters * resamples <= _WEIGHTS:
+        yield _weights_of(clusters, resamples, seed)
+        return
     rng = np.random.default_rng(seed)
     step = max(1, _WEIGHTS // clusters)
     for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        yield rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=rows).astype(np.float32)
+        yield _drawn(clusters, min(step, resamples - start), rng)
+
+
+@lru_cache(maxsize=2)  # a report asks for the same draws dozens of times
+def _weights_of(clusters: int, resamples: int, seed: int) -> NDArray[np.float32]:
+    return _drawn(clusters, resamples, np.random.default_rng(seed))
+
+
+def _drawn(clusters: int, draws: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    weights = rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=draws).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
 
 
 def _draws(table: HitTable, resamples: int, seed: int) -> tuple[Doubles, Doubles]:

@@ -15,7 +15,7 @@ import numpy as np
 from dmedge.data.emoji import load_pack
 from dmedge.data.evalset import EvalSet
 from dmedge.data.languages import script_of
-from dmedge.data.splits import training_texts
+from dmedge.data.splits import count_training_texts
 from dmedge.errors import DataError
 from dmedge.evidence.bootstrap import bootstrap_groups, hit_table
 from dmedge.evidence.choices import emoji_of
@@ -99,7 +99,7 @@ def _by_resource(data: EvalSet) -> Grouping:
     counts: Mapping[str, int] = Counter(data.languages)
     source = "texts of each language in the evaluation data"
     if data.name.startswith("emoji"):
-        trained = Counter(text.locale for text in training_texts(load_pack()))
+        trained = count_training_texts(load_pack())
         counts = {language: trained[language] for language in counts}
         source = "names and keywords of each locale in the embedded training data"
     bounds = np.quantile(list(counts.values()), [1 / 3, 2 / 3])
