@@ -225,6 +225,7 @@ def test_parts_are_not_found_for_sharded_weights() -> None:
 # Speed
 
 
+@pytest.mark.thorough  # g++ takes a minute and a half for the 52 kernels of two tiny towers
 @pytest.mark.slow
 def test_compiled_towers_train_as_plain_ones(tmp_path: Path) -> None:
     assert shutil.which("g++"), "inductor compiles with g++; apt-get install g++"
