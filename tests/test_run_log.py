@@ -88,7 +88,8 @@ def test_a_step_cannot_be_logged_twice(tmp_path: Path, accelerator: Accelerator)
             log.metrics(3, {"loss": 1.0})
 
 
-def test_other_processes_write_nothing(tmp_path: Path) -> None:
+def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmedge.training.run_log.DRAW_EVERY_S", 0)
     other: Any = SimpleNamespace(is_main_process=False)
     with RunLog(tmp_path / "x.log", other, QUIET) as log:
         log.metrics(1, {"loss": 1.0})
@@ -165,6 +166,19 @@ def test_a_run_without_numbers_has_none(tmp_path: Path) -> None:
     draw_curve([{"step": 1, "loss": None}], tmp_path / "curve.png")
     draw_curve([], tmp_path / "curve.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_curve_is_drawn_while_a_run_goes_on_but_not_all_the_time(
+    tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = tmp_path / "x.log" / "curve.png"
+    with RunLog(tmp_path / "x.log", accelerator, QUIET) as log:
+        log.metrics(1, {"loss": 1.0})
+        log.draw()
+        assert not curve.exists()
+        monkeypatch.setattr("dmedge.training.run_log.DRAW_EVERY_S", 0)
+        log.draw()
+        assert curve.exists()
 
 
 def test_closing_draws_the_curve(tmp_path: Path, accelerator: Accelerator) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
@@ -25,6 +26,7 @@ from dmedge.training.summary import SUMMARY, RunMeter, RunSummary, write_atomica
 
 logger = logging.getLogger(__name__)
 
+DRAW_EVERY_S = 20.0  # at most: a picture of the curve takes half a second
 METRICS, CURVE, TENSORBOARD, RUN_ID = "metrics.jsonl", "curve.png", "tensorboard", "run-id"
 PROJECT = "dmedge"  # what a tracker that has projects files a run under
 
@@ -43,6 +45,7 @@ class RunLog:
         self.rows: list[dict[str, Any]] = []
         self._accelerator = accelerator
         self._file: IO[str] | None = None
+        self._drawn_at = time.monotonic()
         trackers = check_trackers(config.trackers)
         if not accelerator.is_main_process:
             return
@@ -76,9 +79,15 @@ class RunLog:
         self._accelerator.log(known, step=step)
 
     def draw(self) -> None:
-        """Draw the curve of what has been logged so far; without matplotlib a run goes on with a warning."""
+        """Draw the curve of what has been logged so far, unless that was done a moment ago."""
+        if time.monotonic() - self._drawn_at >= DRAW_EVERY_S:
+            self._draw()
+
+    def _draw(self) -> None:
+        """Draw the curve; without matplotlib a run goes on with a warning."""
         if self._file is None:
             return
+        self._drawn_at = time.monotonic()
         try:
             draw_curve(self.rows, self.folder / CURVE, name=self.name)
         except DmedgeError as error:
@@ -89,7 +98,7 @@ class RunLog:
         if self._file is None:
             return
         try:
-            self.draw()
+            self._draw()
             if summary is not None:
                 summary.write(self.folder / SUMMARY)
         finally:
