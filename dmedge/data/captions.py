@@ -34,6 +34,10 @@ class ImageFiles(Sequence[Image.Image]):
         """
         return ImageFiles(self._paths[index]) if isinstance(index, slice) else open_image(self._paths[index])
 
+    def encoded(self, index: int) -> Path:
+        """The file of one picture."""
+        return self._paths[index]
+
 
 def open_image(path: Path) -> Image.Image:
     """One picture, completely read.

@@ -54,7 +54,7 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
 
     Raises:
         ArtifactError: the artifact holds nothing to run, or is of a variant without one of the encoders.
-        DataError: the artifact was calibrated on the data.
+        DataError: the artifact was trained or calibrated on the data.
         VerifyError: an embedding is not finite, or not of unit length.
     """
     if artifact.manifest.kind == "evidence":
@@ -62,10 +62,11 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
     check_both_encoders(artifact)
     from dmedge.evidence.accuracy import measure
     from dmedge.evidence.fusion import evaluate_fusion
-    from dmedge.evidence.leakage import check_calibration, find_calibration
+    from dmedge.evidence.leakage import check_calibration, check_training, find_calibration, find_training
     from dmedge.runtime.encoder import Encoder
     from dmedge.runtime.patience import patient_progress
 
+    training_checked = check_training(find_training(artifact), data)
     calibration = find_calibration(artifact)
     with Encoder(artifact, threads=threads, workers=workers, show_progress=False) as encoder:
         if calibration is not None:
@@ -82,6 +83,7 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
         "artifact_sha256": artifact.digest,
         "runtime": f"{facts['runtime']} {facts['version']}",
         "n": found["n_texts"],
+        "training_checked": training_checked,
         "chance": {f"recall_at_{k}": value for k, value in chance.items()},
         **found,
     }
