@@ -16,6 +16,7 @@ import pytest
 
 from dmedge.artifact import Artifact
 from dmedge.devices.adb import AdbDevice, battery_facts
+from dmedge.devices.energy import CURRENT
 from dmedge.devices.folder import PREFIX
 from dmedge.devices.names import find_device
 from dmedge.devices.protocol import Device
@@ -24,6 +25,8 @@ from dmedge.devices.ssh import CONFIG, SshDevice
 from dmedge.errors import ArtifactError, ConfigError, DmedgeError
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.devices import prove_on
+from dmedge.evidence.latency import Case
+from dmedge.evidence.sustained import energy_json, run_sustained
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.prove import bench
 from dmedge.runtime.native_session import open_device_session
@@ -156,6 +159,27 @@ def test_a_benchmark_on_it_says_where_it_was_taken(
     assert len(report["sustained"]["windows"]) >= 1 and report["sustained"]["slowdown"]["value"] > 0
     assert report["roofline"]["peaks"]["int8_macs_per_s"] > 1e9 and report["roofline"]["peaks"]["bytes_per_s"] is None
     assert all(row["bound"] == "compute" for row in report["roofline"]["programs"]["artifact"].values())
+
+
+@pytest.mark.slow
+def test_the_energy_of_a_phone_is_that_of_its_battery(
+    phone: adb_device.AdbDevice, onnx_int8_bundle: Artifact, tmp_path: Path
+) -> None:
+    """Files of a battery, read by the real adb."""
+    folder = Path(f"{tmp_path}/phone/{adb_device.SYSTEM}{adb_device.BATTERY}")
+    folder.mkdir(parents=True)
+    files = {"status": "Discharging", "charge_counter": 2_000_000, "voltage_now": 3_850_000, "current_now": -400_000}
+    for name, content in files.items():
+        (folder / name).write_text(f"{content}\n")
+    device = AdbDevice(phone.address)
+    gauge = {"is_discharging": True, "coulombs": 7200.0, "volts": 3.85, "amperes": 0.4}
+    assert device.facts()["fuel_gauge"] == gauge
+    case = Case("encode_text", "encode_text", [example_inputs("encode_text")], [])
+    with open_device_session(onnx_int8_bundle, device) as session:
+        windows = run_sustained(session, case, 0.02, device.facts, time.monotonic)
+    energy = energy_json(windows)  # the charge stands still here, so the current tells
+    assert energy is not None and (energy["of"], energy["by"]) == (CURRENT.of, CURRENT.by)
+    assert energy["watts"] == pytest.approx(3.85 * 0.4)
 
 
 def processes_in(folder: Path) -> list[int]:

@@ -124,9 +124,14 @@ def _print_sustained(sustained: dict[str, Any]) -> None:
         for row in sustained["windows"]
     ]
     click.echo(text_table(["from s", "p50 ms", "p90 ms", "n", "busy", "C", "MHz"], rows))
-    energy = sustained["energy"]
-    told = f"{1e3 * energy['joules_per_run']:.3g} mJ a run, {energy['watts']:.3g} W" if energy else "not available"
-    click.echo(f"energy of the processor: {told}")
+    click.echo(_energy_words(sustained["energy"]))
+
+
+def _energy_words(energy: dict[str, Any] | None) -> str:
+    if energy is None:
+        return "energy: not available"
+    figures = f"{1e3 * energy['joules_per_run']:.3g} mJ a run, {energy['watts']:.3g} W"
+    return f"energy of the {energy['of']}: {figures} ({energy['by']})"
 
 
 def _print_roofline(roofline: dict[str, Any]) -> None:
