@@ -13,15 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dmedge.artifact import Artifact
+from dmedge.cli.main import cli
 from dmedge.devices.adb import AdbDevice, battery_facts
 from dmedge.devices.energy import CURRENT
 from dmedge.devices.folder import PREFIX
 from dmedge.devices.names import find_device
+from dmedge.devices.native_runner import COMMAND, LIBRARIES, build_runner
 from dmedge.devices.protocol import Device
 from dmedge.devices.remote import RemoteWork, machine_of, remote_facts
 from dmedge.devices.ssh import CONFIG, SshDevice
+from dmedge.devices.wheels import host_machine
 from dmedge.errors import ArtifactError, ConfigError, DmedgeError
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.devices import prove_on
@@ -238,6 +242,27 @@ def test_an_own_runner_is_taken_as_it_is(phone: adb_device.AdbDevice, onnx_bundl
     device = find_device(f"adb:{phone.address}", runner)
     with pytest.raises(DmedgeError, match="a script"):
         open_device_session(onnx_bundle, device)
+
+
+@pytest.mark.slow
+def test_a_bundle_conforms_by_a_runner_of_ones_own(
+    phone: adb_device.AdbDevice, onnx_bundle: Artifact, tmp_path: Path
+) -> None:
+    """The runner of this machine, which finds its libraries by itself, as one does that has them linked in."""
+    files = build_runner("onnxruntime", host_machine()).files
+    libraries = {str(file.parent) for name, file in files.items() if name.startswith(LIBRARIES)}
+    runner = tmp_path / "own"
+    runner.write_text(
+        f'#!/bin/sh\nLD_LIBRARY_PATH={":".join(sorted(libraries))} exec {files[COMMAND.removeprefix("./")]} "$@"\n'
+    )
+    runner.chmod(0o700)
+    command = ["conform", str(onnx_bundle.root), "--device", f"adb:{phone.address}", "--runner", str(runner), "--json"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["conforms"]
+    runner.write_text("#!/bin/sh\nexit 7\n")
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code == 1 and "exit status 7" in refused.stderr
 
 
 @pytest.mark.parametrize(
