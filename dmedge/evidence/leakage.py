@@ -18,7 +18,7 @@ from dmedge.errors import ArtifactError, DataError
 from dmedge.evidence.baseline import RUNS
 from dmedge.lineage import descent, trace_lineage
 from dmedge.manifest import Manifest
-from dmedge.runtime.patience import patient_progress
+from dmedge.patience import patient_progress
 
 CALIBRATION = "calibration.json"
 NEW = "novel"  # tag of texts that must occur nowhere in training or calibration

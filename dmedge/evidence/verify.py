@@ -15,7 +15,7 @@ from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
 from dmedge.evidence import choices
-from dmedge.evidence.accuracy import Measurement, TextImageEncoder, measure
+from dmedge.evidence.accuracy import Measurement, TextImageEncoder, measure, work_in
 from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.baseline import RUNS, check_baseline
 from dmedge.evidence.comparison import Comparison
@@ -40,8 +40,8 @@ from dmedge.evidence.reliability import Reliability, measure_reliability
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.trials import compare_heads, compare_robustness, plan_trials, run_baseline_trials, run_trials
 from dmedge.evidence.verdict import Budget
+from dmedge.patience import patient_progress
 from dmedge.runtime.encoder import Encoder
-from dmedge.runtime.patience import patient_progress
 from dmedge.variants import variant_of
 
 STAGE = "verify"
@@ -249,5 +249,5 @@ def measure_baseline(baseline: Artifact, data: EvalSet, threads: int) -> Measure
 
 
 def _measure_all(encoder: TextImageEncoder, data: EvalSet, description: str) -> Measurement:
-    with patient_progress(description, len(data.texts)) as advance:
+    with patient_progress(description, work_in(data)) as advance:
         return measure(encoder, data, draw_sample(data), advance)
