@@ -20,6 +20,9 @@ from dmedge.data.evalset import emoji_evalset, folder_evalset
 from dmedge.data.records import Dataset, DatasetConfig
 from dmedge.errors import ArtifactError, DataError
 from dmedge.evidence.leakage import check_training, find_training
+from dmedge.model.checkpoint import load_checkpoint
+from dmedge.study.config import StudyConfig
+from dmedge.study.record_source import open_records
 from dmedge.training.record_materials import split_records
 from tests.tiny_records import record_config, train_on_records, write_colours
 
@@ -122,6 +125,14 @@ def test_the_record_is_found_by_lineage(trained: Artifact, colours: DatasetConfi
     assert find_training(child_of(child, tmp_path / "near"), (runs,)).pictures.tolist() == found.pictures.tolist()
     taught = find_training(child_of(trained, runs / "taught", "teacher"))
     assert taught.is_recorded and not taught.pictures.size  # a teacher's pictures were not shown
+
+
+def test_a_study_is_not_judged_by_what_was_trained_on(trained: Artifact, colours: DatasetConfig) -> None:
+    """With its own seed a part is held out as training held it out."""
+    checkpoint, seed = load_checkpoint(trained), record_config("folder", colours).seed
+    open_records(StudyConfig(data="folder", dataset=colours, seed=seed)).check(checkpoint, trained)
+    with pytest.raises(DataError, match=f"38 of {PICTURES} pictures were trained on"):
+        open_records(StudyConfig(data="folder", dataset=colours, test=colours)).check(checkpoint, trained)
 
 
 @pytest.mark.parametrize(
