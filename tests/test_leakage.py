@@ -141,6 +141,7 @@ def test_a_study_is_not_judged_by_what_was_trained_on(trained: Artifact, colours
         ({"stage": "train", "config": {"data": "folder"}}, "not recorded"),  # made before there were records
         ({"stage": "train", "config": {"data": "emoji"}}, "by content"),
         ({"stage": "import"}, "not recorded"),
+        ({"stage": "train", "config": {"data": "emoji"}, "summary": {"text_tower": {}}}, "not recorded"),
         ({"stage": "compress", "config": {"data": "photos", "int8": True}}, "by content"),
         ({"stage": "compress", "config": {"data": "photos", "qat": True}}, "not recorded"),
         ({"stage": "compress", "config": {"data": "emoji", "qat": True}}, "by content"),

@@ -23,6 +23,7 @@ from dmedge.patience import patient_progress
 CALIBRATION = "calibration.json"
 NEW = "novel"  # tag of texts that must occur nowhere in training or calibration
 EMOJI = "emoji"  # the embedded data, as `data` of a stage and as the first word of an evaluation set
+IMPORTED = frozenset({"image_tower", "text_tower"})  # in the summary of a checkpoint: towers that others trained
 INDIRECT = frozenset({"teacher"})  # parents whose weights are not those of the child
 
 TrainingCheck = Literal["by content", "by construction", "not recorded"]
@@ -113,8 +114,7 @@ def find_training(artifact: Artifact, places: Sequence[Path] = (RUNS,)) -> Train
     for root, manifest in ((artifact.root, artifact.manifest), *ancestors):
         if root is not None and manifest is not None and TRAINED_ON in manifest.files:
             pictures.append(read_ids(load_artifact(root).file(TRAINED_ON)))
-        else:
-            is_recorded = is_recorded and manifest is not None and not _learned_elsewhere(manifest)
+        is_recorded = is_recorded and manifest is not None and _tells_all(manifest)
     return Training(np.unique(np.concatenate(pictures)), is_recorded)
 
 
@@ -148,19 +148,16 @@ def check_training(training: Training, data: EvalSet) -> TrainingCheck:
     return "by content" if training.is_recorded else "not recorded"
 
 
-def _learned_elsewhere(manifest: Manifest) -> bool:
-    """Whether a stage without a record learned from something other than the embedded data."""
+def _tells_all(manifest: Manifest) -> bool:
+    """Whether a stage brought no weights from elsewhere, and learned from what it names or from the embedded data."""
     config: Any = manifest.config
-    match manifest.stage:
-        case "import":
-            return True
-        case "train":
-            return bool(config.get("data") != EMOJI)
-        case "compress":
-            recovers = config.get("prune") and config.get("learn", {}).get("steps")
-            learns = config.get("distill") or config.get("qat") or recovers
-            return bool(learns and config.get("data") != EMOJI)
-    return False
+    if manifest.stage == "import" or IMPORTED & manifest.summary.keys():
+        return False
+    if TRAINED_ON in manifest.files or config.get("data") == EMOJI:
+        return True
+    recovers = config.get("prune") and config.get("learn", {}).get("steps")
+    learns = config.get("distill") or config.get("qat") or recovers
+    return manifest.stage != "train" and not (manifest.stage == "compress" and learns)
 
 
 def _read(path: Path) -> Calibration:
