@@ -27,7 +27,7 @@ from dmedge.training.record_materials import split_records
 from tests.tiny_records import record_config, train_on_records, write_colours
 
 PICTURES = 40
-LEARN = {"steps": 2, "batch_size": 4, "fusion_steps": 0}
+LEARN: dict[str, Any] = {"steps": 2, "batch_size": 4, "fusion_steps": 0}
 Settings = dict[str, Any]
 
 
@@ -152,7 +152,7 @@ def test_a_study_is_not_judged_by_what_was_trained_on(trained: Artifact, colours
 )
 def test_what_is_not_recorded_is_said_to_be(facts: Settings, told: str, colours: DatasetConfig, tmp_path: Path) -> None:
     with new_artifact(tmp_path / "old") as draft:
-        old = draft.finish(**{"kind": "checkpoint", "config": {}} | facts)
+        old = draft.finish(kind="checkpoint", **{"config": {}, **facts})
     assert check_training(find_training(old), folder_evalset(Path(colours.path))) == told
 
 

@@ -23,12 +23,15 @@ def picture_id(image: Path | bytes) -> int:
     Raises:
         DataError: the file cannot be read.
     """
-    if isinstance(image, Path):
-        try:
-            image = image.read_bytes()
-        except OSError as error:
-            raise DataError(f"missing picture ({image}: {error.strerror}); expected a file; restore it") from error
-    return int.from_bytes(hashlib.sha256(image).digest()[:8], "big") or 1
+    content = image if isinstance(image, bytes) else _content(image)
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") or 1
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"missing picture ({path}: {error.strerror}); expected a file; restore it") from error
 
 
 def write_ids(path: Path, ids: ArrayLike) -> None:
