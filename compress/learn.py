@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dmedge.compress.config import CompressConfig
+from dmedge.data.content import Ids
 from dmedge.data.records import DatasetConfig
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.training.config import TrainConfig
@@ -53,7 +54,15 @@ class Lesson:
     parents: Mapping[str, str]  # role -> digest of what is compressed, and of the teacher
 
 
-def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, lesson: Lesson) -> Checkpoint:
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What came of a lesson."""
+
+    checkpoint: Checkpoint
+    shown: Ids | None  # of the pictures that it learned from; None for the embedded data
+
+
+def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, lesson: Lesson) -> Learned:
     """Train a copy of `checkpoint` on the labels and on what `teacher` says.
 
     Args:
@@ -85,4 +94,4 @@ def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, less
         state = {name: tensor.cpu().clone() for name, tensor in result.model.state_dict().items()}
     model = result.model.cpu()
     model.load_state_dict(state)  # the average, which leaving the run has taken out again
-    return replace(checkpoint, model=model.eval().requires_grad_(False))
+    return Learned(replace(checkpoint, model=model.eval().requires_grad_(False)), result.shown)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from dmedge.artifact import Artifact, Draft, new_artifact
@@ -17,6 +18,7 @@ from dmedge.compress.corpus import choose_languages, validation_set
 from dmedge.compress.int8 import fidelity, quantize_checkpoint
 from dmedge.compress.ledger import LedgerLine, ledger_line, write_ledger
 from dmedge.compress.trim import trim_languages
+from dmedge.data.content import TRAINED_ON, Ids, write_ids
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
 from dmedge.lineage import inherited
@@ -27,6 +29,7 @@ from dmedge.model.quantized import Range, Scheme
 from dmedge.training.places import check_places, steps_folder
 
 if TYPE_CHECKING:
+    from dmedge.compress.learn import Learned
     from dmedge.training.distill import Teacher
 
 __all__ = ["CompressConfig", "compress_artifact"]
@@ -49,6 +52,7 @@ class Work:
     parents: dict[str, str]
     summary: dict[str, object] = field(default_factory=dict)
     lines: list[LedgerLine] = field(default_factory=list)
+    shown: list[Ids] = field(default_factory=list)  # ids of pictures of one's own, by lesson
     data: EvalSet | None = None
 
     @property
@@ -61,6 +65,12 @@ class Work:
         if data is None or not self.config.languages:
             return frozenset()
         return frozenset(choose_languages(self.config.languages, set(data.languages)))
+
+    def take(self, learned: "Learned") -> Checkpoint:
+        """The checkpoint that was learned; what it learned from is noted."""
+        if learned.shown is not None:
+            self.shown.append(learned.shown)
+        return learned.checkpoint
 
     def write_down(self, step: str) -> None:
         """Measure the checkpoint as it is now."""
@@ -129,7 +139,7 @@ def _distil_(work: Work) -> None:
     teacher = _teacher(work)
     if config.student:
         student = make_student(student, config.student, config.seed)
-    work.checkpoint = learn(student, teacher, config, Lesson("distil", work.out, work.parents))
+    work.checkpoint = work.take(learn(student, teacher, config, Lesson("distil", work.out, work.parents)))
     work.write_down(f"distil {config.student}".strip())
 
 
@@ -146,7 +156,8 @@ def _prune_(work: Work) -> None:
     if config.learn.steps:
         named = _teacher(work) if config.distill else None
         teacher = named if isinstance(named, ModelTeacher) else ModelTeacher(whole.model)  # a table sees no pictures
-        work.checkpoint = learn(work.checkpoint, teacher, config, Lesson("prune", work.out, work.parents))
+        lesson = Lesson("prune", work.out, work.parents)
+        work.checkpoint = work.take(learn(work.checkpoint, teacher, config, lesson))
         work.write_down("recover")
 
 
@@ -209,7 +220,7 @@ def _learn_rounded(
 
     insert_rounding_(model, plan, ranges)
     student, teacher = replace(work.checkpoint, model=model), ModelTeacher(work.checkpoint.model)
-    learned = learn(student, teacher, work.config, Lesson("qat", work.out, work.parents)).model
+    learned = work.take(learn(student, teacher, work.config, Lesson("qat", work.out, work.parents))).model
     remove_rounding_(learned, plan, ranges)
     return learned
 
@@ -217,6 +228,8 @@ def _learn_rounded(
 def _finish(work: Work, draft: Draft) -> Artifact:
     save_checkpoint(draft.path, work.checkpoint, dtype=work.dtype)
     write_ledger(draft.path / LEDGER, work.lines)
+    if work.shown:
+        write_ids(draft.path / TRAINED_ON, np.concatenate(work.shown))
     return draft.finish(
         kind="checkpoint",
         stage="compress",

@@ -36,6 +36,19 @@ def trace_lineage(artifact: Artifact, places: Sequence[Path] = (Path("runs"),)) 
     return tuple(_ancestors(artifact.manifest, known, depth=1))
 
 
+def descent(artifact: Artifact, places: Sequence[Path], without: frozenset[str]) -> list[Ancestor]:
+    """Ancestors of `artifact`, nearest first, but for those that were something in `without` to a child, and theirs."""
+    found: list[Ancestor] = []
+    skipped_depth: int | None = None
+    for ancestor in trace_lineage(artifact, places):
+        if skipped_depth is not None and ancestor.depth > skipped_depth:
+            continue
+        skipped_depth = ancestor.depth if ancestor.role in without else None
+        if skipped_depth is None:
+            found.append(ancestor)
+    return found
+
+
 def _ancestors(child: Manifest, known: dict[str, tuple[Path, Manifest]], depth: int) -> list[Ancestor]:
     found = []
     for role, digest in child.parents.items():

@@ -17,8 +17,10 @@ from dmedge.errors import require
 from dmedge.manifest import Program
 from dmedge.model.costs import TEXT_LENGTH
 
-_AUXILIARY = ("scale", "zero_point", "input_scale", "members")  # tensors that say how others are read
+# Tensors that say how others are read, or that follow from settings.
+_AUXILIARY = ("scale", "zero_point", "input_scale", "members", "heard", "cos", "sin")
 _PRODUCTS = ("linear", "addmm", "mm", "bmm", "convolution")
+_ONNX_PRODUCTS = ("MatMul", "Gemm", "MatMulInteger", "MatMulNBits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,9 @@ def _edge_parameters(program: ExportedProgram) -> Iterator[torch.Tensor]:
 def count_onnx(path: Path, program: Program, prefix: str, context_length: int) -> Counts:
     """Count an ONNX program, all of which onnxruntime's one provider runs.
 
+    The exporter turns weights of linear layers around beforehand, and forgets their names: what a product reads counts
+    as well. A scalar whose function was computed beforehand, such as that of the logit scale, has become a constant.
+
     Args:
         path: of the file, in which the exporter has written the shape of every value.
         program: that the file holds.
@@ -148,13 +153,18 @@ def count_onnx(path: Path, program: Program, prefix: str, context_length: int) -
     makers = {name: node for node in graph.node for name in node.output}
     macs = [_Piece(*found, True) for node in graph.node if (found := _onnx_product(node, shape, makers))]
     kinds = onnx.TensorProto
+    read = {name for node in graph.node if node.op_type in ("Conv", *_ONNX_PRODUCTS) for name in node.input}
     parameters = [
         _Piece(prod(tensor.dims) * (2 if is_packed else 1), is_packed or tensor.data_type == kinds.INT8, True)
         for name, tensor in tensors.items()
-        if name.startswith(prefix) and name.rpartition(".")[2] not in _AUXILIARY
+        if _is_parameter(name, prefix) or (not name.startswith(prefix) and name in read and len(tensor.dims) > 1)
         for is_packed in [tensor.data_type == kinds.UINT8]
     ]
     return _sum(macs, parameters)
+
+
+def _is_parameter(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name.rpartition(".")[2] not in _AUXILIARY
 
 
 def _evaluate(expression: str, sizes: Mapping[str, int]) -> int:
@@ -170,7 +180,7 @@ def _onnx_product(node: Any, shape: Callable[[str], list[int]], makers: Mapping[
         made_by = [makers[name].op_type if name in makers else "" for name in node.input[:2]]
         macs = prod(shape(node.output[0])) * prod(shape(node.input[1])[1:])
         return macs, made_by == ["DequantizeLinear"] * 2
-    if node.op_type in ("MatMul", "Gemm", "MatMulInteger", "MatMulNBits"):
+    if node.op_type in _ONNX_PRODUCTS:
         macs = prod(shape(node.output[0])) * shape(node.input[0])[-1]
         return macs, node.op_type in ("MatMulInteger", "MatMulNBits")
     return None

@@ -17,6 +17,8 @@ CNXN, OPEN, OKAY, CLSE, WRTE = (struct.unpack("<I", name)[0] for name in (b"CNXN
 VERSION, MAX_DATA = 0x01000001, 256 * 1024
 BANNER = b"device::ro.product.name=test;ro.product.model=Test;ro.product.device=test;features=shell_v2"
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
+SYSTEM = "system"
+BATTERY = "/sys/class/power_supply/battery"
 
 
 class AdbDevice:
@@ -26,7 +28,8 @@ class AdbDevice:
         """Listen.
 
         Args:
-            temporary: the folder that shells there call TMPDIR, as Android's do.
+            temporary: the folder that shells there call TMPDIR, as Android's do; what lies in `SYSTEM` below it
+                stands there for the battery of this machine.
         """
         self._temporary = temporary
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -122,7 +125,7 @@ class Stream:
         self._is_sending = threading.Lock()
         self.may_send = threading.Semaphore(1)
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", script],
+            ["/bin/sh", "-c", _with_battery(script, link.temporary / SYSTEM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -181,3 +184,10 @@ class Stream:
             self.may_send.acquire()
             with suppress(OSError):
                 self._link.send(WRTE, self._mine, self._theirs, packet)
+
+
+def _with_battery(script: str, root: Path) -> str:
+    """The script reading the battery below `root`, and telling of it as if it were the machine's own."""
+    if not root.is_dir() or BATTERY not in script:
+        return script
+    return f"{{ {script.replace(BATTERY, f'{root}{BATTERY}')}; }} | sed 's#{root}/#/#'"

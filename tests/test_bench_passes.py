@@ -17,8 +17,8 @@ from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.bench import _print_report
 from dmedge.cli.main import cli
 from dmedge.data.evalset import EvalSet
+from dmedge.devices.energy import is_metered
 from dmedge.devices.local import local_facts
-from dmedge.devices.state import energy_between
 from dmedge.errors import ConfigError, DmedgeError
 from dmedge.evidence.bench import bench_bundle, check_passes
 from dmedge.evidence.config import BenchConfig
@@ -27,7 +27,7 @@ from dmedge.evidence.profile import HOTTEST, profile_json
 from dmedge.evidence.report import render
 from dmedge.evidence.report_data import collect
 from dmedge.evidence.roofline import Peaks, counted_inputs, exported_from, roofline_row
-from dmedge.evidence.sustained import TURNS, Window, energy_json, run_sustained, slowdown
+from dmedge.evidence.sustained import TURNS, Window, run_sustained, slowdown
 from dmedge.evidence.verdict import Budget
 from dmedge.export.probe import FLOAT, INT8, SIZE, probe_bundle
 from dmedge.manifest import Runtime
@@ -341,31 +341,6 @@ def test_a_frequency_that_falls_is_told(frequencies: Sequence[float | None], fel
     assert slowdown(sustain(Machine(1e6), 0.1, frequencies))["frequency_fell"] is fell
 
 
-def powercap(root: Path, zones: dict[str, tuple[str, int]]) -> dict[str, object]:
-    """Facts of a machine with these counters: zone -> its name, and microjoules."""
-    for zone, (name, microjoules) in zones.items():
-        folder = root / "sys/class/powercap" / zone
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, content in {"name": name, "energy_uj": microjoules, "max_energy_range_uj": 10_000_000}.items():
-            (folder / file).write_text(f"{content}\n", encoding="utf-8")
-    return local_facts(root)
-
-
-def test_energy_is_that_of_whole_processors_and_counters_begin_anew(tmp_path: Path) -> None:
-    apart = {"intel-rapl:0:0": ("core", 5), "intel-rapl-mmio:0": ("package-0", 5), "intel-rapl:2": ("psys", 5)}
-    before = powercap(tmp_path, {"intel-rapl:0": ("package-0", 9_000_000), "intel-rapl:1": ("package-1", 0), **apart})
-    after = powercap(tmp_path, {"intel-rapl:0": ("package-0", 1_000_000), "intel-rapl:1": ("package-1", 500_000)})
-    assert energy_between(before, after) == pytest.approx(2.5)  # 2 J past the end of the one, 0.5 J of the other
-    assert energy_between(before, before) == 0
-    assert energy_between(local_facts(tmp_path / "nothing"), after) is None
-
-
-def test_energy_of_a_run_is_told_where_there_is_a_counter() -> None:
-    window = Window(0, 2.0, np.full(4, 1e6), {"n": 4}, 1.0, energy_j=6.0)
-    assert energy_json([window, window]) == {"joules_per_run": 1.5, "watts": 3.0}
-    assert energy_json([window, replace(window, energy_j=None)]) is None
-
-
 def test_the_slowest_program_runs_on_and_its_curve_is_shown(
     report: dict[str, Any], evidence: Artifact, page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -375,11 +350,14 @@ def test_the_slowest_program_runs_on_and_its_curve_is_shown(
     assert 2.7 < sum(row["elapsed_s"] for row in found["windows"]) < 20
     assert all(0 < row["busy"] <= 1 and row["n"] > 0 for row in found["windows"])
     assert found["slowdown"]["verdict"] in ("steady", "throttled", "not enough data")
-    is_counted = bool(local_facts()["energy"])  # not on every machine, and not for every user
-    assert (found["energy"] is not None) == is_counted
-    assert ("<dd>not available</dd>" in page) != is_counted
+    here = local_facts()
+    is_told = bool(here["energy"]) or is_metered(here)  # not on every machine, and not for every user
+    assert (found["energy"] is not None) == is_told
+    assert ("<dt>energy</dt><dd>not available</dd>" in page) != is_told
     _print_report(report, evidence)
-    assert f"0.05 minutes of {found['case']}: {found['slowdown']['verdict']}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"0.05 minutes of {found['case']}: {found['slowdown']['verdict']}" in told
+    assert ("energy: not available" in told) != is_told
     assert f"{found['case']} without a pause, {found['slowdown']['verdict']}: from " in page
 
 

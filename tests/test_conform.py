@@ -283,6 +283,9 @@ REFUSED = {
     "device": (["--device", "locl"], "did you mean 'local'"),
     "runtime": (["--runtime", "coreml"], "no programs"),
     "runtime of the web": (["--device", "web", "--runtime", "coreml"], "no programs"),
+    "runner here": (["--runner", "runner"], "local: takes no runner of its own"),
+    "runner of the web": (["--device", "web", "--runner", "runner"], "web: takes no runner of its own"),
+    "missing runner": (["--device", "adb:none", "--runner", "nowhere"], "nowhere: no such file"),
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import DataError, VerifyError
-from dmedge.evidence.accuracy import DIRECTIONS, Measurement, evaluate, measure
+from dmedge.evidence import accuracy, retrieval
+from dmedge.evidence.accuracy import DIRECTIONS, Measurement, evaluate, measure, work_in
 from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.leakage import data_digest
@@ -119,6 +120,20 @@ def test_only_the_texts_asked_for_are_kept(data: EvalSet) -> None:
     encoder, rows = TableEncoder(), np.array([3, 29, 30, 39])
     found = measure(encoder, data, rows)
     np.testing.assert_array_equal(found.texts, encoder.texts([data.texts[row] for row in rows]))
+
+
+def test_the_work_is_told_part_by_part_and_parts_change_no_rank(data: EvalSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = np.repeat(np.random.default_rng(0).standard_normal((10, 16)).astype(np.float32), 3, axis=0)  # ranks of 3
+    whole = evaluate(TableEncoder(table=table), data)
+    monkeypatch.setattr(accuracy, "PART_IMAGES", 7)
+    monkeypatch.setattr(accuracy, "PART_TEXTS", 4)
+    monkeypatch.setattr(retrieval, "BLOCK", 90)
+    steps: list[int] = []
+    report = measure(TableEncoder(table=table), data, advance=steps.append).report
+    assert sum(steps) == work_in(data) == 30 + 2 * 40
+    assert max(steps) <= 7
+    for direction in DIRECTIONS:
+        np.testing.assert_array_equal(report.queries[direction].rank, whole.queries[direction].rank)
 
 
 def test_an_encoder_agrees_with_itself_completely(data: EvalSet) -> None:

@@ -235,6 +235,7 @@ def test_pictures_and_texts_all_count(verify_evidence: Artifact) -> None:
     found = read(verify_evidence)["data"]
     assert (found["n_images"], found["n_texts"], found["n_languages"]) == (PICTURES, 3 * PICTURES, 3)
     assert found["calibration_checked"]
+    assert found["training_checked"] == "by content"  # the tiny checkpoint learned from nothing
 
 
 def test_perturbed_searches_begin_where_clean_ones_stand(verify_evidence: Artifact) -> None:

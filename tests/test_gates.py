@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 
 from dmedge.artifact import Artifact, Program, load_artifact, new_artifact, program_bytes
 from dmedge.cli.main import cli
@@ -19,15 +20,26 @@ from dmedge.export import gates
 from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.export.counts import Counts, count_onnx
 from dmedge.export.engines import ENGINES
-from dmedge.export.onnx import PREFIX
+from dmedge.export.onnx import PREFIX, export_onnx
 from dmedge.export.plan import planned_tensors
-from dmedge.export.programs import Lowering
-from dmedge.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dmedge.export.programs import Lowering, bundle_programs
+from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint
 from dmedge.model.costs import count_costs
+from dmedge.model.dual import DualEncoder
+from dmedge.model.image import fold_batch_norm_
 from dmedge.runtime.onnx_backend import OnnxBackend
-from tests.tiny_bundles import CONFIG, int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
+from tests.tiny_bundles import (
+    CONFIG,
+    example_inputs,
+    int8_checkpoint,
+    onnx_bundle,
+    onnx_int8_bundle,
+    pte_bundle,
+    tiny_checkpoint,
+    tiny_model,
+)
 
-__all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "tiny_checkpoint"]  # fixtures
+__all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "pte_bundle", "tiny_checkpoint"]  # fixtures
 
 
 def test_the_manifest_tells_a_port_all_it_needs(onnx_int8_bundle: Artifact) -> None:
@@ -53,6 +65,42 @@ def test_what_was_lowered_counts_as_much_as_the_model(
         assert sum(row["macs"] for row in rows) == costs.macs
         assert sum(row["macs_int8"] for row in rows) == costs.macs_int8
         assert all(row["macs_delegated"] == row["macs"] for row in rows)
+
+
+def read_by(model: DualEncoder, program: str) -> list[Tensor]:
+    """The parameters that a gradient of the outputs reaches."""
+    model.requires_grad_(True).zero_grad(set_to_none=True)
+    outputs = getattr(model, program)(*map(torch.from_numpy, example_inputs(program)))
+    sum(output.sum() for output in outputs).backward()
+    return [parameter for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.slow
+def test_a_float_program_in_onnx_counts_every_parameter_that_it_holds(tmp_path: Path) -> None:
+    """The exporter turns weights around, and of equal tensors keeps one: no two are equal here."""
+    model = tiny_model()
+    for parameter in (parameter for parameter in model.parameters() if parameter.dim() == 1):
+        torch.nn.init.normal_(parameter, mean=1, std=0.1)
+    fold_batch_norm_(model)
+    programs = bundle_programs(checkpoint_programs(CONFIG), ENGINES["onnxruntime"])[::2]
+    assert [program.name for program in programs] == ["encode_image", "fuse"]
+    counts = export_onnx(model, programs, tmp_path).counts
+    for program in programs:
+        held = [parameter.numel() for parameter in read_by(model, program.name) if parameter.dim()]
+        assert counts[program.name].parameters == sum(held)  # the logit scale has become a constant
+        assert counts[program.name].parameters_delegated == sum(held)
+
+
+@pytest.mark.slow
+def test_a_float_program_in_executorch_counts_every_parameter_that_it_holds(
+    pte_bundle: Artifact, tiny_checkpoint: Artifact
+) -> None:
+    model = load_checkpoint(tiny_checkpoint).model
+    fold_batch_norm_(model)
+    towers: Any = pte_bundle.manifest.summary["towers"]
+    for tower in towers.values():
+        held = sum(parameter.numel() for parameter in read_by(model, tower["program"]))
+        assert tower["coverage"]["executorch"]["parameters"] == held
 
 
 def test_towers_name_the_precision_of_their_weights(onnx_int8_bundle: Artifact, onnx_bundle: Artifact) -> None:

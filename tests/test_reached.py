@@ -13,17 +13,24 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dmedge.artifact import Artifact
+from dmedge.cli.main import cli
 from dmedge.devices.adb import AdbDevice, battery_facts
+from dmedge.devices.energy import CURRENT
 from dmedge.devices.folder import PREFIX
 from dmedge.devices.names import find_device
+from dmedge.devices.native_runner import COMMAND, LIBRARIES, build_runner
 from dmedge.devices.protocol import Device
 from dmedge.devices.remote import RemoteWork, machine_of, remote_facts
 from dmedge.devices.ssh import CONFIG, SshDevice
+from dmedge.devices.wheels import host_machine
 from dmedge.errors import ArtifactError, ConfigError, DmedgeError
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.devices import prove_on
+from dmedge.evidence.latency import Case
+from dmedge.evidence.sustained import energy_json, run_sustained
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.prove import bench
 from dmedge.runtime.native_session import open_device_session
@@ -158,6 +165,27 @@ def test_a_benchmark_on_it_says_where_it_was_taken(
     assert all(row["bound"] == "compute" for row in report["roofline"]["programs"]["artifact"].values())
 
 
+@pytest.mark.slow
+def test_the_energy_of_a_phone_is_that_of_its_battery(
+    phone: adb_device.AdbDevice, onnx_int8_bundle: Artifact, tmp_path: Path
+) -> None:
+    """Files of a battery, read by the real adb."""
+    folder = Path(f"{tmp_path}/phone/{adb_device.SYSTEM}{adb_device.BATTERY}")
+    folder.mkdir(parents=True)
+    files = {"status": "Discharging", "charge_counter": 2_000_000, "voltage_now": 3_850_000, "current_now": -400_000}
+    for name, content in files.items():
+        (folder / name).write_text(f"{content}\n")
+    device = AdbDevice(phone.address)
+    gauge = {"is_discharging": True, "coulombs": 7200.0, "volts": 3.85, "amperes": 0.4}
+    assert device.facts()["fuel_gauge"] == gauge
+    case = Case("encode_text", "encode_text", [example_inputs("encode_text")], [])
+    with open_device_session(onnx_int8_bundle, device) as session:
+        windows = run_sustained(session, case, 0.02, device.facts, time.monotonic)
+    energy = energy_json(windows)  # the charge stands still here, so the current tells
+    assert energy is not None and (energy["of"], energy["by"]) == (CURRENT.of, CURRENT.by)
+    assert energy["watts"] == pytest.approx(3.85 * 0.4)
+
+
 def processes_in(folder: Path) -> list[int]:
     """Those that work in `folder`, shells apart."""
     found = []
@@ -214,6 +242,27 @@ def test_an_own_runner_is_taken_as_it_is(phone: adb_device.AdbDevice, onnx_bundl
     device = find_device(f"adb:{phone.address}", runner)
     with pytest.raises(DmedgeError, match="a script"):
         open_device_session(onnx_bundle, device)
+
+
+@pytest.mark.slow
+def test_a_bundle_conforms_by_a_runner_of_ones_own(
+    phone: adb_device.AdbDevice, onnx_bundle: Artifact, tmp_path: Path
+) -> None:
+    """The runner of this machine, which finds its libraries by itself, as one does that has them linked in."""
+    files = build_runner("onnxruntime", host_machine()).files
+    libraries = {str(file.parent) for name, file in files.items() if name.startswith(LIBRARIES)}
+    runner = tmp_path / "own"
+    runner.write_text(
+        f'#!/bin/sh\nLD_LIBRARY_PATH={":".join(sorted(libraries))} exec {files[COMMAND.removeprefix("./")]} "$@"\n'
+    )
+    runner.chmod(0o700)
+    command = ["conform", str(onnx_bundle.root), "--device", f"adb:{phone.address}", "--runner", str(runner), "--json"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["conforms"]
+    runner.write_text("#!/bin/sh\nexit 7\n")
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code == 1 and "exit status 7" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,18 @@ import pytest
 import torch
 from PIL import Image
 
+from dmedge.data.content import picture_id
 from dmedge.data.hf_tokenizer import HfTokenizer, TokenizerRules, rules_json
 from dmedge.data.records import DatasetConfig, Record
 from dmedge.data.tokenizer import Tokenizer, train_tokenizer
 from dmedge.data.transforms import Preprocess
-from dmedge.errors import DataError
+from dmedge.errors import ConfigError, DataError
 from dmedge.training.augment import augment_photo
 from dmedge.training.batch import TrainBatch
 from dmedge.training.config import TrainConfig
 from dmedge.training.loader import Waiting, batches
 from dmedge.training.record_source import NO_CLASS, ClassKind, RecordSource
+from dmedge.training.shown import restore_shown_, shown_ids, shown_state
 
 RECORDS, SIZE = 20, 16
 WORDS = ("red", "green", "blue", "dark", "light")
@@ -226,6 +228,24 @@ def test_bad_pictures_are_replaced_counted_and_named(
     assert pictures.bad.bad == 2  # each counts once, whoever met it
     assert "2 of 20 records cannot be used: 2 broken picture" in pictures.bad.summary()
     assert "pictures: skipped p" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_was_shown_is_known_by_content_and_what_workers_made_ahead_is_not(
+    tokenizer: Tokenizer, workers: int
+) -> None:
+    pictures = source(tokenizer, broken=[3])
+    shown: set[str] = set()
+    with closing(batches(pictures, 0, 20, workers=workers)) as made:
+        for _ in range(2):
+            shown |= set(next(made).names)
+    ids = shown_ids(pictures)
+    assert ids is not None and ids.tolist() == sorted(picture_id(Pictures()[int(name[1:])].image) for name in shown)
+    again = source(tokenizer)
+    restore_shown_(again, shown_state(pictures))
+    assert np.array_equal(again.shown, pictures.shown)
+    with pytest.raises(ConfigError, match="pictures: 20 records; expected the 7 that the run began with"):
+        restore_shown_(again, torch.zeros(7, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,9 +11,9 @@ from PIL import Image
 
 from dmedge.artifact import Artifact
 from dmedge.errors import ArtifactError, DataError, DmedgeError
+from dmedge.patience import patient_progress
 from dmedge.runtime import encoder as encoder_module
 from dmedge.runtime.encoder import Encoder, context_length
-from dmedge.runtime.patience import patient_progress
 from tests.conftest import MakeArtifact
 from tests.tiny_bundles import CONFIG, WORDS, onnx_bundle, pte_bundle, tiny_checkpoint
 
@@ -144,9 +144,9 @@ def test_progress_shows_only_when_work_takes_long(monkeypatch: pytest.MonkeyPatc
         assert (description, total) == ("encoding texts", 30)
         yield steps.append
 
-    monkeypatch.setattr("dmedge.runtime.patience.progress", fake)
+    monkeypatch.setattr("dmedge.patience.progress", fake)
     for wait_s, is_shown, want in ((60.0, True, []), (0.0, False, []), (0.0, True, [10, 20])):
-        monkeypatch.setattr("dmedge.runtime.patience.WAIT_S", wait_s)
+        monkeypatch.setattr("dmedge.patience.WAIT_S", wait_s)
         with patient_progress("encoding texts", 30, is_shown=is_shown) as advance:
             advance(10)
             advance(20)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dmedge.artifact import Artifact, load_artifact
+from dmedge.data.content import TRAINED_ON
 from dmedge.errors import ConfigError
 from dmedge.model.checkpoint import load_checkpoint
 from dmedge.training import train as stage
@@ -92,6 +93,8 @@ def test_two_processes_train_as_one_with_the_same_global_batch(ranks: Path, tmp_
     together = load_artifact(ranks / name, kind="checkpoint")
     assert_same_weights(weights_of(together), weights_of(alone), 1e-5)
     assert together.manifest.summary["steps"] == STEPS
+    assert together.manifest.files.get(TRAINED_ON) == alone.manifest.files.get(TRAINED_ON)
+    assert (TRAINED_ON in alone.manifest.files) == (name == "joint")  # the one case of records
 
 
 @pytest.mark.slow

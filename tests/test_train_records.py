@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.main import cli
+from dmedge.data.content import TRAINED_ON
 from dmedge.data.readers import FORMATS, read_dataset
 from dmedge.data.records import DatasetConfig
 from dmedge.errors import ConfigError, DataError
@@ -110,6 +111,7 @@ def test_every_format_trains_to_a_checkpoint_that_loads(data: str, tmp_path: Pat
     assert set(artifact.manifest.languages) == {tag for tags in source.text_languages() for tag in tags}
     assert json.loads(artifact.file("labels.json").read_text(encoding="utf-8")) == list(source.labels)
     assert ("answers.json" in artifact.manifest.files) == has_answers
+    assert artifact.manifest.files[TRAINED_ON].size_bytes >= 8
 
 
 def test_the_languages_of_the_tiny_data_are_as_written(tmp_path: Path) -> None:
@@ -344,6 +346,7 @@ def test_a_killed_run_on_records_continues_to_the_very_same_checkpoint(tmp_path:
     config = killed_config(folder)
     resumed, whole = (train_on_records(config, tmp_path / name) for name in ("killed", "whole"))
     assert resumed.manifest.files == whole.manifest.files
+    assert TRAINED_ON in whole.manifest.files
     assert not (tmp_path / "killed.steps").exists()
 
 
@@ -379,9 +382,12 @@ def test_what_was_trained_on_records_is_evaluated_exported_and_compressed(kind: 
     else:
         config = record_config("folder", folder, model=VIT, match_weight=1.0)
     run = train_on_records(config, tmp_path / "run").root
-    found = invoke("eval", run, "--data", folder.path, "--json")
+    other = write_colours(tmp_path / "other", 12, first=700, has_labels=False)
+    found = invoke("eval", run, "--data", other.path, "--json")
     assert found.exit_code == 0, found.stderr
     assert set(json.loads(found.stdout)["languages"]) == {"de", "en"}
+    leaked = invoke("eval", run, "--data", folder.path)
+    assert (leaked.exit_code == 1 and "were trained on" in leaked.stderr) == (kind == "no classes")
     choice = ["--target", "linux-x86_64", "--runtime", "onnxruntime"]
     bundle = invoke("export", run, *choice, "--out", tmp_path / "bundle")
     assert bundle.exit_code == 0, bundle.stderr

@@ -6,6 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dmedge.data.content import Ids
+
 
 @dataclass(frozen=True, eq=False)
 class TextChunk:
@@ -37,6 +39,7 @@ class TrainBatch:
     labels: Tensor | None = None  # int64 [B] one class each, or float32 [B, C] of 0 and 1
     answers: Tensor | None = None  # float32 [B, A] scores in 0..1
     names: tuple[str, ...] = ()  # of the records, for messages
+    content: Ids | None = None  # [B] of the files of the pictures; parts of a batch have none
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from dmedge.data.content import Ids
 from dmedge.logs import logger as root_logger
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.model.dual import DualEncoder
@@ -22,6 +23,7 @@ from dmedge.training.loop import Run, averaged, load_best_, new_run, run_steps
 from dmedge.training.materials import Materials
 from dmedge.training.record_materials import record_materials
 from dmedge.training.run_log import RunLog
+from dmedge.training.shown import shown_ids
 from dmedge.training.source import BatchSource
 from dmedge.training.summary import summarise
 
@@ -38,6 +40,7 @@ class Fitted:
     materials: Materials
     model: DualEncoder
     sharpened: Mapping[str, float]
+    shown: Ids | None  # of the pictures that it learned from; None for the embedded data
 
 
 def new_accelerator(config: TrainConfig) -> Accelerator:
@@ -113,7 +116,7 @@ def fitted(
                 images_per_epoch=materials.source.images_per_epoch,
                 metric=config.early_stop,
             )
-            yield Fitted(run, materials, model, sharpened)
+            yield Fitted(run, materials, model, sharpened, shown_ids(materials.source))
         rows.close(summary)
 
 

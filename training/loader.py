@@ -117,10 +117,10 @@ def _items(steps: _Steps, start: int, stop: int, workers: int, pin_memory: bool)
 
 
 def _accept(source: BatchSource, item: _Item) -> TrainBatch:
-    """Count what was bad, here where the counts of all workers meet."""
+    """Note what is shown and what was bad, here where all workers meet."""
     if isinstance(item, DmedgeError):
         raise item
     batch, bad = item
     if isinstance(source, RecordSource):
-        source.count(bad)
+        source.accept(batch, bad)
     return batch

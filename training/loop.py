@@ -34,6 +34,7 @@ from dmedge.training.optimizer import (
     set_learning_rate_,
 )
 from dmedge.training.run_log import RunLog, metrics_row, note
+from dmedge.training.shown import restore_shown_, shown_state
 from dmedge.training.source import BatchSource
 from dmedge.training.state import StateStore, capture, capture_random, restore_, restore_random_
 from dmedge.training.style_mixing import style_mixing
@@ -323,6 +324,7 @@ def save_run(run: Run) -> None:
         **capture(run.objective, run.optimizer),
         "average": run.average.state_dict(),
         "random": capture_random(),
+        "shown": shown_state(run.source),
         "step": run.step,
         "steps": run.steps,
         "history": run.history,
@@ -356,6 +358,7 @@ def _resume_(run: Run) -> None:
         restore_(run.objective, run.optimizer, table)
         run.average.load_state_dict(table["average"])
         restore_random_(table["random"])
+        restore_shown_(run.source, table["shown"])
         run.step, run.history, run.has_ended = table["step"], table["history"], table["has_ended"]
         run.early.load_state_dict(table["early"])
         run.meter = RunMeter(**table["meter"])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dmedge.data.content import Ids, picture_id
 from dmedge.data.hf_tokenizer import AnyTokenizer, HfTokenizer
 from dmedge.data.pictures import BadRecords, open_record_image
 from dmedge.data.records import Dataset, Record
@@ -47,6 +48,7 @@ class Grouped(Protocol):
 class _Row:
     number: int  # of the record
     record: Record
+    content: int  # id of its picture
     pixels: NDArray[np.uint8]
     texts: tuple[str, ...]
     rng: np.random.Generator
@@ -91,6 +93,7 @@ class RecordSource:
         )
         self.bad = BadRecords(config.dataset.max_bad_share, dataset.name)
         self.bad.saw(len(dataset))
+        self.shown: Ids = np.zeros(len(dataset), np.uint64)  # id of the picture of each record; 0: not shown yet
         self._named: set[str] = set()
         self._size = len(preprocess(Image.new("RGB", (8, 8))))
         self._answer_place = {answer: place for place, answer in enumerate(dataset.answers)}
@@ -107,11 +110,11 @@ class RecordSource:
             DataError: too many records cannot be used.
         """
         batch, bad = self.load(step, rank, world)
-        self.count(bad)
+        self.accept(batch, bad)
         return batch
 
     def load(self, step: int, rank: int, world: int) -> tuple[TrainBatch, tuple[BadRecord, ...]]:
-        """A batch and the records that were bad, which are not counted yet: a worker cannot.
+        """A batch and the records that were bad, neither of them noted yet: a worker cannot.
 
         Raises:
             DataError: no usable record is found.
@@ -126,15 +129,18 @@ class RecordSource:
             labels=self._labels(rows),
             answers=self._answers(rows),
             names=tuple(row.record.key for row in rows),
+            content=np.array([row.content for row in rows], np.uint64),
         )
         return batch, tuple(bad)
 
-    def count(self, bad: Sequence[BadRecord]) -> None:
-        """Count bad records, each once, as a share of all records of the dataset.
+    def accept(self, batch: TrainBatch, bad: Sequence[BadRecord]) -> None:
+        """Note what is shown, and count bad records, each once, as a share of all records of the dataset.
 
         Raises:
             DataError: they are too many.
         """
+        assert batch.content is not None
+        self.shown[batch.key.numpy()] = batch.content
         for name, reason in bad:
             if name not in self._named:
                 self._named.add(name)
@@ -152,12 +158,13 @@ class RecordSource:
                 name = record.key
                 image = open_record_image(record.image, config.dataset.max_megapixels)
                 image = augment_photo(image, rng, config.augment, size=self._size, may_flip=config.horizontal_flip)
-                pixels = self.preprocess(image)
+                pixels, content = self.preprocess(image), picture_id(record.image)
             except (DataError, ValueError) as error:  # ValueError: a preprocessing refuses the picture
                 bad.append(BadRecord(name, str(error)))
                 pair = int(rng.integers(self.sampler.pairs))
             else:
-                return _Row(number, record, pixels, _some_texts(record.texts, first, config.texts_per_image, rng), rng)
+                texts = _some_texts(record.texts, first, config.texts_per_image, rng)
+                return _Row(number, record, content, pixels, texts, rng)
         raise DataError(
             f"{self.dataset.name}: {TRIES} records drawn in a row cannot be used, the last is {bad[-1].name}: "
             f"{bad[-1].reason}; expected at most {config.dataset.max_bad_share:.3g} of all; mend the data"

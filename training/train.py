@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dmedge.artifact import Artifact, load_artifact, new_artifact
+from dmedge.data.content import TRAINED_ON, write_ids
 from dmedge.errors import ArtifactError, ConfigError
 from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, save_checkpoint
 from dmedge.training.config import TrainConfig
@@ -60,6 +61,8 @@ def _write(result: Fitted, out: Path) -> None:
     checkpoint = Checkpoint(model, materials.tokenizer, materials.preprocess, materials.labels, materials.answers)
     with new_artifact(out) as draft:
         save_checkpoint(draft.path, checkpoint, dtype=getattr(torch, config.storage))
+        if result.shown is not None:
+            write_ids(draft.path / TRAINED_ON, result.shown)
         draft.finish(
             kind="checkpoint",
             stage="train",

@@ -17,6 +17,7 @@ from dmedge.cli.verify import (
     junit_option,
     read_budget,
     recipe_option,
+    runner_option,
     runtime_option,
 )
 
@@ -25,9 +26,7 @@ from dmedge.cli.verify import (
 @click.argument("bundle", type=ArtifactParam("bundle"), required=False)
 @baseline_option
 @click.option("--device", default="local", show_default=True, help="Where to run, as dmedge devices lists it.")
-@click.option(
-    "--runner", type=click.Path(dir_okay=False), help="Native runner of one's own, for a --device adb:SERIAL."
-)
+@runner_option
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
 @runtime_option
 @click.option("--rounds", type=click.IntRange(2), default=50, show_default=True, help="Turns A B B A per program.")
@@ -49,6 +48,7 @@ def bench(
     baseline: Artifact | None,
     recipe: str | None,
     limits: tuple[str, ...],
+    runner: Path | None,
     junit: Path | None,
     out: Path | None,
     as_json: bool,
@@ -64,6 +64,7 @@ def bench(
     from dmedge.flow.prove import bench as prove
 
     chosen = bundle or default_artifact("bundle")
+    settings["runner"] = None if runner is None else str(runner)
     config = load_config(BenchConfig, settings, where="bench")
     evidence = prove(
         chosen, config, out or chosen.sibling("bench"), baseline=baseline, budget=read_budget(recipe, limits)
@@ -124,9 +125,14 @@ def _print_sustained(sustained: dict[str, Any]) -> None:
         for row in sustained["windows"]
     ]
     click.echo(text_table(["from s", "p50 ms", "p90 ms", "n", "busy", "C", "MHz"], rows))
-    energy = sustained["energy"]
-    told = f"{1e3 * energy['joules_per_run']:.3g} mJ a run, {energy['watts']:.3g} W" if energy else "not available"
-    click.echo(f"energy of the processor: {told}")
+    click.echo(_energy_words(sustained["energy"]))
+
+
+def _energy_words(energy: dict[str, Any] | None) -> str:
+    if energy is None:
+        return "energy: not available"
+    figures = f"{1e3 * energy['joules_per_run']:.3g} mJ a run, {energy['watts']:.3g} W"
+    return f"energy of the {energy['of']}: {figures} ({energy['by']})"
 
 
 def _print_roofline(roofline: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import click
 from dmedge.artifact import Artifact
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, print_json
 from dmedge.cli.tables import text_table
-from dmedge.cli.verify import runtime_option
+from dmedge.cli.verify import runner_option, runtime_option
 from dmedge.errors import VerifyError
 from dmedge.manifest import SIGNATURE_NAME
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=ArtifactParam("bundle"), required=False)
 @runtime_option
 @click.option("--device", default="local", show_default=True, help="Where to run, as dmedge devices lists it.")
+@runner_option
 @click.option(
     "--key",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Public key in PEM: exits with 1 unless its owner signed BUNDLE.",
 )
 @json_option
-def conform(bundle: Artifact | None, runtime: str | None, device: str, key: Path | None, as_json: bool) -> None:
+def conform(
+    bundle: Artifact | None, runtime: str | None, device: str, runner: Path | None, key: Path | None, as_json: bool
+) -> None:
     """Check every digest of BUNDLE and replay its golden inputs on its real runtime.
 
     BUNDLE is the newest under runs/ unless it is named. Prints the first difference, if there is one.
@@ -36,10 +39,10 @@ def conform(bundle: Artifact | None, runtime: str | None, device: str, key: Path
     from dmedge.devices.names import check_replay
     from dmedge.flow.conform import conform_on
 
-    check_replay(device)
+    check_replay(device, runner)
     chosen = bundle or default_artifact("bundle")
     signature = _signature(chosen, key)
-    found = conform_on(chosen, device, runtime=runtime)
+    found = conform_on(chosen, device, runtime=runtime, runner=runner)
     if as_json:
         print_json({"path": chosen.root, "digest": chosen.digest, "signature": signature, **found.to_json()})
     else:

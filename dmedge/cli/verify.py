@@ -20,6 +20,11 @@ baseline_option = click.option(
     "--baseline", type=ArtifactParam("checkpoint"), help="Float checkpoint [default: the eldest it was made from]."
 )
 runtime_option = click.option("--runtime", metavar="NAME", help="Whose programs [default: the first of the bundle].")
+runner_option = click.option(
+    "--runner",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Native runner of one's own, for a --device adb:SERIAL.",
+)
 recipe_option = click.option("--recipe", metavar="NAME_OR_PATH", help="Take the budget of this recipe.")
 budget_option = click.option(
     "--budget",

@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dmedge.data.languages import language_name
 from dmedge.errors import DataError, require
+from dmedge.patience import patient_progress
 
 COLUMNS = ("image", "language", "text")
 
@@ -33,6 +34,10 @@ class ImageFiles(Sequence[Image.Image]):
             DataError: the picture cannot be read.
         """
         return ImageFiles(self._paths[index]) if isinstance(index, slice) else open_image(self._paths[index])
+
+    def encoded(self, index: int) -> Path:
+        """The file of one picture."""
+        return self._paths[index]
 
 
 def open_image(path: Path) -> Image.Image:
@@ -71,14 +76,16 @@ def read_captions(path: Path) -> tuple[Caption, ...]:
     if not captions:
         raise DataError(f"{path}: no captions; expected at least one row of {', '.join(COLUMNS)}; add some")
     checked: set[str] = set()
-    for number, caption in enumerate(captions, start=1):
-        where = f"{path}: caption row {number}"
-        if not caption.text.strip():
-            raise DataError(f"{where}: empty text; expected a caption; fill it in or remove the row")
-        _check_language(caption.language, where)
-        if caption.image not in checked:
-            _check_image(path / "images", caption.image, where)
-            checked.add(caption.image)
+    with patient_progress(f"reading {path.name}", len(captions)) as advance:
+        for number, caption in enumerate(captions, start=1):
+            where = f"{path}: caption row {number}"
+            if not caption.text.strip():
+                raise DataError(f"{where}: empty text; expected a caption; fill it in or remove the row")
+            _check_language(caption.language, where)
+            if caption.image not in checked:
+                _check_image(path / "images", caption.image, where)
+                checked.add(caption.image)
+            advance(1)
     return captions
 
 

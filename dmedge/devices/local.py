@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from dmedge.devices.energy import RAILS_KEY, ask_rails
 from dmedge.devices.folder import FolderWork
 from dmedge.devices.native_runner import NativeRunner, build_runner, compiler_needs
 from dmedge.devices.needs import Need, check_needs
@@ -52,4 +53,4 @@ def local_facts(root: Path = Path("/")) -> dict[str, object]:
         root: where `proc` and `sys` are looked for.
     """
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return host_facts() | state_facts(read_files(root)) | {"affinity": affinity}
+    return host_facts() | state_facts(read_files(root) | {RAILS_KEY: ask_rails()}) | {"affinity": affinity}

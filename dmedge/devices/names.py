@@ -30,14 +30,16 @@ _MAKERS: Mapping[str, Callable[[], Device]] = {
 _PARSERS: Mapping[str, Callable[[str], Device]] = {"ssh": SshDevice.parse, "adb": AdbDevice.parse}
 
 
-def check_replay(name: str) -> str:
-    """Return `name` if a conformance pack can be replayed there.
+def check_replay(name: str, runner: Path | None = None) -> str:
+    """Return `name` if a conformance pack can be replayed there, by a native runner of one's own if one is given.
 
     Raises:
         ConfigError: it cannot.
     """
     if name != WEB:
-        find_device(name)
+        find_device(name, runner)
+    elif runner is not None:
+        raise _takes_no_runner(name)
     return name
 
 
@@ -62,8 +64,12 @@ def find_device(name: str, runner: Path | None = None) -> Device:
     if runner is None:
         return device
     if not isinstance(device, AdbDevice):
-        raise ConfigError(f"{name}: takes no runner of its own; expected {ADB_FORM}; leave it out")
+        raise _takes_no_runner(name)
     return device.with_runner(runner)
+
+
+def _takes_no_runner(name: str) -> ConfigError:
+    return ConfigError(f"{name}: takes no runner of its own; expected {ADB_FORM}; leave it out")
 
 
 def check_device(name: str) -> str:
@@ -86,7 +92,7 @@ def timing_device(name: str, runner: Path | None = None) -> Device | BrowserDevi
     check_device(name)
     if name == WEB:
         if runner is not None:
-            raise ConfigError(f"{name}: takes no runner of its own; expected {ADB_FORM}; leave it out")
+            raise _takes_no_runner(name)
         return BrowserDevice()
     found = find_device(name, runner)
     return None if found.name == LocalDevice.name else found

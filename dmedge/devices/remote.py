@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from dmedge.devices.conversation import ProcessConversation
+from dmedge.devices.energy import RAILS_KEY
 from dmedge.devices.folder import PREFIX
 from dmedge.devices.native_runner import LIBRARIES
 from dmedge.devices.state import PATTERNS, state_facts
@@ -158,7 +159,9 @@ _FACTS = (
 
 
 def read_state(name: str, shell: Shell, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What the files hold in which Linux keeps its state, by path; those that cannot be read are left out.
+    """What the files hold in which Linux keeps its state, by path, and what the power chip tells.
+
+    Files that cannot be read are left out.
 
     Args:
         more: name -> command whose output is wanted as well.
@@ -166,7 +169,8 @@ def read_state(name: str, shell: Shell, more: Mapping[str, str] | None = None) -
     Raises:
         DmedgeError: the device is not reached.
     """
-    commands = "".join(f'; echo "{_MARK} {key}"; {command} 2>/dev/null' for key, command in (more or {}).items())
+    asked = {**(more or {}), RAILS_KEY: RAILS_KEY}
+    commands = "".join(f'; echo "{_MARK} {key}"; {command} 2>/dev/null' for key, command in asked.items())
     told = run_there(name, shell, f"{_FACTS}{commands}; true").decode("utf-8", "replace")
     found: dict[str, str] = {}
     for part in told.split(f"{_MARK} ")[1:]:

@@ -3,7 +3,7 @@
 `evaluate` serves training, `dmedge eval` and verification alike, so that their figures agree.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +25,7 @@ from dmedge.evidence.retrieval import (
 
 Direction = Literal["text_to_image", "image_to_text"]
 DIRECTIONS: tuple[Direction, ...] = ("text_to_image", "image_to_text")
+PART_IMAGES, PART_TEXTS = 512, 8192  # embedded between two steps of a progress display
 NORM_TOLERANCE = 1e-2  # of an embedding's length from 1; int8 and fp16 programs normalise in float
 
 
@@ -143,7 +144,7 @@ def measure(
     encoder: TextImageEncoder,
     data: EvalSet,
     keep: Ints | None = None,
-    advance: Callable[[int], object] = lambda texts: None,
+    advance: Callable[[int], object] = lambda items: None,
 ) -> Measurement:
     """Evaluate language by language, and keep the embeddings of some texts.
 
@@ -152,7 +153,7 @@ def measure(
 
     Args:
         keep: rows of the texts whose embeddings to return [default: none].
-        advance: told after every language how many texts it had.
+        advance: told as the work goes on how much of `work_in` was done, by this thread and by another one.
 
     Raises:
         DataError: the set holds no images or no texts.
@@ -163,18 +164,19 @@ def measure(
             f"{data.name}: {len(data.images)} images and {len(data.texts)} texts; expected one of each at least"
         )
     keep = np.empty(0, np.int64) if keep is None else keep
-    images = _checked(encoder.images(data.images), "image")
+    images = _checked(
+        np.concatenate([encoder.images(part) for part in _parts(data.images, PART_IMAGES, advance)]), "image"
+    )
     kept = np.zeros((len(keep), images.shape[1]), np.float32)
     parts, before = [], None
     with ThreadPoolExecutor(1) as ranking:
         for rows in language_rows(data).values():
-            texts = _embed_texts(encoder, data, rows)
+            texts = _embed_texts(encoder, data, rows, advance)
             is_here = np.isin(keep, rows)
             kept[is_here] = texts[np.searchsorted(rows, keep[is_here])]
             if before is not None:
                 parts.append(before.result())
-            before = ranking.submit(_rank_language, texts, images, data, rows)
-            advance(len(rows))
+            before = ranking.submit(_rank_language, texts, images, data, rows, advance)
         assert before is not None  # a set with texts has a language
         parts.append(before.result())
     to_image, to_text = (
@@ -182,6 +184,19 @@ def measure(
     )
     report = AccuracyReport(data, {"text_to_image": to_image, "image_to_text": to_text})
     return Measurement(report, images, keep, kept)
+
+
+def work_in(data: EvalSet) -> int:
+    """Steps of `measure`: every picture is embedded, every text is embedded and ranked."""
+    return len(data.images) + 2 * len(data.texts)
+
+
+def _parts(items: Sequence[Any], size: int, advance: Callable[[int], object]) -> Iterator[Sequence[Any]]:
+    """The items by parts, each of which counts once the next is asked for."""
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        yield part
+        advance(len(part))
 
 
 def language_rows(data: EvalSet) -> dict[str, Ints]:
@@ -192,19 +207,21 @@ def language_rows(data: EvalSet) -> dict[str, Ints]:
     return {str(name): rows for name, rows in zip(names, np.split(order, ends[:-1]), strict=True)}
 
 
-def _embed_texts(encoder: TextImageEncoder, data: EvalSet, rows: Ints) -> Floats:
+def _embed_texts(encoder: TextImageEncoder, data: EvalSet, rows: Ints, advance: Callable[[int], object]) -> Floats:
     """[R, D] embeddings of some texts; equal ones are embedded once."""
     place: dict[str, int] = {}
     position = [place.setdefault(data.texts[row], len(place)) for row in rows]
-    return _checked(encoder.texts(list(place)), "text")[position]
+    embedded = [encoder.texts(part) for part in _parts(list(place), PART_TEXTS, advance)]
+    advance(len(rows) - len(place))
+    return _checked(np.concatenate(embedded), "text")[position]
 
 
 def _rank_language(
-    texts: Floats, images: Floats, data: EvalSet, rows: Ints
+    texts: Floats, images: Floats, data: EvalSet, rows: Ints, advance: Callable[[int], object]
 ) -> tuple[tuple[Ints, ...], tuple[Ints, ...]]:
     """Columns of `Queries` of one language: text to image, and image to text."""
     match = data.text_image[rows]
-    text_ranks, queries, image_ranks = ranks_both_ways(texts, images, match)
+    text_ranks, queries, image_ranks = ranks_both_ways(texts, images, match, advance)
     first = rows[np.unique(match, return_index=True)[1]]
     to_image = (text_ranks, np.full(len(rows), len(images)), rows, match)
     return to_image, (image_ranks, np.full(len(queries), len(rows)), first, queries)

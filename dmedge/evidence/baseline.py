@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.errors import ArtifactError
-from dmedge.lineage import Ancestor, trace_lineage
+from dmedge.lineage import descent
 from dmedge.manifest import Manifest
 
 FLOAT = frozenset({"float32", "float16", "bfloat16"})
@@ -28,7 +28,7 @@ def find_baseline(artifact: Artifact, places: Sequence[Path] = (RUNS,)) -> Artif
     if artifact.manifest.kind == "checkpoint" and is_float(artifact.manifest):
         found = artifact.root
     missing = []
-    for ancestor in _line(artifact, places):
+    for ancestor in descent(artifact, places, OTHER_ROLES):
         if ancestor.manifest is None or ancestor.root is None:
             missing.append(f"{ancestor.role} {ancestor.digest[:12]}")
         elif ancestor.manifest.kind == "checkpoint" and is_float(ancestor.manifest):
@@ -59,7 +59,7 @@ def check_baseline(artifact: Artifact, baseline: Artifact, places: Sequence[Path
             f"{baseline.root}: is quantized itself ({schemes}); expected a float checkpoint, since a loss "
             "that both share would not show; name the one it was compressed from with --baseline"
         )
-    line = _line(artifact, (baseline.root.parent, *places))
+    line = descent(artifact, (baseline.root.parent, *places), OTHER_ROLES)
     if baseline.digest not in {artifact.digest, *(ancestor.digest for ancestor in line)}:
         known = ", ".join(f"{ancestor.role} {ancestor.digest[:12]}" for ancestor in line) or "none"
         raise ArtifactError(
@@ -67,16 +67,3 @@ def check_baseline(artifact: Artifact, baseline: Artifact, places: Sequence[Path
             f"({known}); expected the checkpoint it was made from; what lies between them must stand beside "
             "either, or under runs/"
         )
-
-
-def _line(artifact: Artifact, places: Sequence[Path]) -> list[Ancestor]:
-    """Ancestors that `artifact` is made of, nearest first; teachers and what training began with are left out."""
-    line: list[Ancestor] = []
-    skipped_depth: int | None = None
-    for ancestor in trace_lineage(artifact, places):
-        if skipped_depth is not None and ancestor.depth > skipped_depth:
-            continue
-        skipped_depth = ancestor.depth if ancestor.role in OTHER_ROLES else None
-        if skipped_depth is None:
-            line.append(ancestor)
-    return line

@@ -5,20 +5,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 from dmedge.artifact import Artifact, load_artifact
+from dmedge.data.content import TRAINED_ON, Ids, picture_id, read_ids
 from dmedge.data.evalset import EvalSet
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError, DataError
 from dmedge.evidence.baseline import RUNS
-from dmedge.lineage import trace_lineage
+from dmedge.lineage import descent, trace_lineage
+from dmedge.manifest import Manifest
+from dmedge.patience import patient_progress
 
 CALIBRATION = "calibration.json"
 NEW = "novel"  # tag of texts that must occur nowhere in training or calibration
+EMOJI = "emoji"  # the embedded data, as `data` of a stage and as the first word of an evaluation set
+IMPORTED = frozenset({"image_tower", "text_tower"})  # in the summary of a checkpoint: towers that others trained
+INDIRECT = frozenset({"teacher"})  # parents whose weights are not those of the child
+
+TrainingCheck = Literal["by content", "by construction", "not recorded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,80 @@ def check_calibration(calibration: Calibration, data: EvalSet, preprocess: Prepr
             f"({calibration.data}), such as {first}; expected none, since figures on them flatter; "
             "evaluate on other data, or compress again with other calibration data"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the weights of an artifact learned from."""
+
+    pictures: Ids  # of the files, see `dmedge.data.content`
+    is_recorded: bool  # whether all that it was made from was found and tells
+
+
+@runtime_checkable
+class PictureFiles(Protocol):
+    """Pictures of an evaluation set that lie in files."""
+
+    def encoded(self, index: int) -> Path | bytes:
+        """The file of one picture, or its bytes."""
+        ...
+
+
+def find_training(artifact: Artifact, places: Sequence[Path] = (RUNS,)) -> Training:
+    """What `artifact` and all that its weights come from were trained on, as far as it is recorded.
+
+    Raises:
+        ArtifactError: a record, or the artifact that holds it, is damaged.
+    """
+    ancestors = [(ancestor.root, ancestor.manifest) for ancestor in descent(artifact, places, INDIRECT)]
+    pictures, is_recorded = [np.zeros(0, np.uint64)], True
+    for root, manifest in ((artifact.root, artifact.manifest), *ancestors):
+        if root is not None and manifest is not None and TRAINED_ON in manifest.files:
+            pictures.append(read_ids(load_artifact(root).file(TRAINED_ON)))
+        is_recorded = is_recorded and manifest is not None and _tells_all(manifest)
+    return Training(np.unique(np.concatenate(pictures)), is_recorded)
+
+
+def check_training(training: Training, data: EvalSet) -> TrainingCheck:
+    """Refuse to evaluate on pictures that were learned from, and say how far that could be told.
+
+    Returns:
+        "by construction" for the embedded data, whose splits are fixed; "by content" if every picture was compared
+        with all that was trained on; "not recorded" if there is no record of some of that.
+
+    Raises:
+        DataError: the model was trained on a picture of the set.
+    """
+    if data.name.startswith(f"{EMOJI}/"):
+        return "by construction"
+    if not isinstance(data.images, PictureFiles):
+        return "not recorded"
+    if len(training.pictures):
+        ids = np.zeros(len(data.images), np.uint64)
+        with patient_progress("comparing pictures with those trained on", len(ids)) as advance:
+            for row in range(len(ids)):
+                ids[row] = picture_id(data.images.encoded(row))
+                advance(1)
+        seen = np.flatnonzero(np.isin(ids, training.pictures))
+        if len(seen):
+            raise DataError(
+                f"{data.name}: {len(seen)} of {len(ids)} pictures were trained on, such as "
+                f"{data.clusters[seen[0]]!r}; expected none, since figures on them flatter; "
+                "evaluate on pictures that were kept out of training"
+            )
+    return "by content" if training.is_recorded else "not recorded"
+
+
+def _tells_all(manifest: Manifest) -> bool:
+    """Whether a stage brought no weights from elsewhere, and learned from what it names or from the embedded data."""
+    config: Any = manifest.config
+    if manifest.stage == "import" or IMPORTED & manifest.summary.keys():
+        return False
+    if TRAINED_ON in manifest.files or config.get("data") == EMOJI:
+        return True
+    recovers = config.get("prune") and config.get("learn", {}).get("steps")
+    learns = config.get("distill") or config.get("qat") or recovers
+    return manifest.stage != "train" and not (manifest.stage == "compress" and learns)
 
 
 def _read(path: Path) -> Calibration:

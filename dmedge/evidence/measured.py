@@ -17,7 +17,7 @@ from dmedge.evidence.comparison import JUDGED_K, Comparison
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import Coverage
 from dmedge.evidence.groups import groups_json
-from dmedge.evidence.leakage import data_digest
+from dmedge.evidence.leakage import TrainingCheck, data_digest
 from dmedge.evidence.parity import ParityReport
 from dmedge.evidence.reliability import Reliability
 from dmedge.evidence.robustness import Robustness, judge_robustness
@@ -43,6 +43,7 @@ class Checked:
     data: EvalSet
     parity: ParityReport
     coverage: Coverage | None
+    training_checked: TrainingCheck
     is_calibration_known: bool
     facts: SessionFacts
 
@@ -182,6 +183,7 @@ def _whole_json(
             "n_images": len(data.images),
             "n_texts": len(data.texts),
             "n_languages": len(set(data.languages)),
+            "training_checked": measured.training_checked,
             "calibration_checked": measured.is_calibration_known,
         },
         **found,

@@ -23,7 +23,7 @@ def sustained(entry: Judged) -> str:
         ("last over first", f"×{ratio['value']:.3f} <small>{interval(ratio)}</small>"),
         ("frequency", fell),
         ("temperature", f"{warmth[0]:g} to {warmth[-1]:g} C" if warmth else "not told by the machine"),
-        ("energy of the processor", _energy_words(found["energy"])),
+        (f"energy of the {found['energy']['of']}" if found["energy"] else "energy", _energy_words(found["energy"])),
         ("program running", f"{100 * min(row['busy'] for row in rows):.0f} % of the time, at least"),
     ]
     note = (
@@ -39,7 +39,7 @@ def sustained(entry: Judged) -> str:
 def _energy_words(energy: Mapping[str, Any] | None) -> str:
     if energy is None:
         return "not available"
-    return f"{1e3 * energy['joules_per_run']:.3g} mJ a run <small>{energy['watts']:.3g} W</small>"
+    return f"{1e3 * energy['joules_per_run']:.3g} mJ a run <small>{energy['watts']:.3g} W; {energy['by']}</small>"
 
 
 def roofline(entry: Judged) -> str:

@@ -5,7 +5,7 @@ that maps everything to one point ranks last instead of first, a NaN never wins,
 depends neither on the order of the gallery nor on how the work is cut into blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -69,7 +69,9 @@ def ranks_of_replaced(texts: Floats, replacements: Floats, images: Floats, match
     return ranks
 
 
-def ranks_both_ways(texts: Floats, images: Floats, match: Ints) -> tuple[Ints, Ints, Ints]:
+def ranks_both_ways(
+    texts: Floats, images: Floats, match: Ints, advance: Callable[[int], object] = lambda texts: None
+) -> tuple[Ints, Ints, Ints]:
     """Ranks of one gallery of texts and one of images, from a single pass over their scores.
 
     A second text of the same image is neither ahead nor behind its best one: it does not count.
@@ -78,6 +80,7 @@ def ranks_both_ways(texts: Floats, images: Floats, match: Ints) -> tuple[Ints, I
         texts: [T, D] unit-norm embeddings, the gallery of the images: the texts of one language.
         images: [N, D] unit-norm embeddings, the gallery of the texts.
         match: [T] row of the image that each text belongs to.
+        advance: told after every block how many texts it had.
 
     Returns:
         [T] rank of the image of every text, 1 to N; [Q] rows of the images that have a text,
@@ -93,9 +96,10 @@ def ranks_both_ways(texts: Floats, images: Floats, match: Ints) -> tuple[Ints, I
         scores = texts[rows] @ images.T  # [b, N]
         own = scores[np.arange(len(scores)), match[rows]]
         text_ranks[rows] = len(images) - _below(scores, own)
-        below = scores[:, queries] < best - TIE
+        below = (scores if len(queries) == len(images) else scores[:, queries]) < best - TIE
         ahead += len(scores) - below.view(np.uint8).sum(axis=0, dtype=np.int64)
         ahead -= np.bincount(owner[rows][~(own < best[owner[rows]] - TIE)], minlength=len(queries))
+        advance(len(scores))
     return text_ranks, queries, ahead + 1
 
 

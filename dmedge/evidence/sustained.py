@@ -1,18 +1,22 @@
 """Minutes without a pause: whether a device keeps the speed that a short benchmark shows.
 
 One program of the bundle, the one that takes longest, runs back to back in turns of a second or so. The state of the
-machine is read between windows of a minute. Heat shows as a slope from the first window to the last.
+machine is read between windows of a minute, and during them where it tells a power. Heat shows as a slope from the
+first window to the last.
 """
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dmedge.devices.state import energy_between
+from dmedge.devices.energy import energies, is_metered, told_by
+from dmedge.errors import DmedgeError
 from dmedge.evidence.config import CONFIDENCE, RESAMPLES
 from dmedge.evidence.latency import DRIFT, Case, Nanoseconds, Paired, percentiles_ms, warm_up
 from dmedge.logs import progress
@@ -39,12 +43,17 @@ class Window:
     figures: Mapping[str, float]  # n, percentiles and median of all samples, in ms
     busy: float  # share of the time that the program itself ran
     state: Facts = field(default_factory=dict)  # at its end; None for what the machine does not tell
-    energy_j: float | None = None  # that the processor took, all that ran on it
+    energies_j: Mapping[str, float] = field(default_factory=dict)  # by the way that they are known, see `WAYS`
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the single turns."""
-        times = {"start_s": self.start_s, "elapsed_s": self.elapsed_s, "busy": self.busy, "energy_j": self.energy_j}
-        return times | {"turns": self.turn_medians_ns.size, **self.figures, **self.state}
+        times = {"start_s": self.start_s, "elapsed_s": self.elapsed_s, "busy": self.busy}
+        return times | {
+            "energies_j": dict(self.energies_j),
+            "turns": self.turn_medians_ns.size,
+            **self.figures,
+            **self.state,
+        }
 
 
 def hottest_case(cases: Sequence[Paired]) -> Case:
@@ -69,8 +78,10 @@ def run_sustained(
     before, began = facts_of(), clock()
     with progress(f"running {case.name}", total=count) as advance:
         while not windows or clock() - began < window_s * count - turn_s / 2:
-            window, after = _run_window(session, case, (window_s, turn_s, median_ns), clock), facts_of()
-            windows.append(_dated(window, began, before, after))
+            with _sampled(facts_of, turn_s, is_wanted=is_metered(before)) as during:
+                window = _run_window(session, case, (window_s, turn_s, median_ns), clock)
+            after = facts_of()
+            windows.append(_dated(window, began, [before, *during, after]))
             before = after
             median_ns = 1e6 * window.figures["median_ms"]
             advance(1, f"{median_ns / 1e6:.3g} ms")
@@ -92,18 +103,49 @@ def _run_window(
     return Window(start, elapsed_s, medians, figures, float(samples.sum()) / 1e9 / elapsed_s)
 
 
-def _dated(window: Window, began: float, before: Facts, after: Facts) -> Window:
-    state = {key: after.get(key) for key in STATE}
-    return replace(window, start_s=window.start_s - began, state=state, energy_j=energy_between(before, after))
+@contextmanager
+def _sampled(facts_of: Callable[[], Facts], pause_s: float, *, is_wanted: bool) -> Iterator[list[Facts]]:
+    """States of the machine, read in a thread beside what runs; an error of it is raised here."""
+    states: list[Facts] = []
+    errors: list[DmedgeError] = []
+    end = threading.Event()
+
+    def read() -> None:
+        try:
+            while not end.is_set():
+                states.append(facts_of())
+                end.wait(pause_s)
+        except DmedgeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    if is_wanted:
+        thread.start()
+    try:
+        yield states
+    finally:
+        end.set()
+        if is_wanted:
+            thread.join()
+    if errors:
+        raise errors[0]
 
 
-def energy_json(windows: Sequence[Window]) -> dict[str, float] | None:
-    """What the processor took for one run, and by the second; None without a counter."""
-    taken = [window.energy_j for window in windows if window.energy_j is not None]
-    if len(taken) < len(windows):
-        return None
+def _dated(window: Window, began: float, states: Sequence[Facts]) -> Window:
+    """The window with what the machine told before, during and after it."""
+    state = {key: states[-1].get(key) for key in STATE}
+    found = energies(states, window.elapsed_s)
+    return replace(window, start_s=window.start_s - began, state=state, energies_j=found)
+
+
+def energy_json(windows: Sequence[Window]) -> dict[str, Any] | None:
+    """What one run took, and by the second, whose energy that is and how it is known; None where nothing tells."""
     runs, seconds = sum(window.figures["n"] for window in windows), sum(window.elapsed_s for window in windows)
-    return {"joules_per_run": sum(taken) / runs, "watts": sum(taken) / seconds}
+    told = told_by([window.energies_j for window in windows], seconds)
+    if told is None:
+        return None
+    way, joules = told
+    return {"of": way.of, "by": way.by, "joules_per_run": joules / runs, "watts": joules / seconds}
 
 
 def slowdown(windows: Sequence[Window], *, seed: int = 0) -> dict[str, Any]:

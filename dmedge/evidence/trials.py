@@ -14,8 +14,8 @@ from dmedge.evidence.reliability import PAIRS, Logits, Reliability, compare_reli
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.robustness import NAMES, Robustness, Sample, Searched, draw_queries, search_perturbed
 from dmedge.evidence.strengths import STRENGTHS
+from dmedge.patience import patient_progress
 from dmedge.runtime.encoder import Encoder
-from dmedge.runtime.patience import patient_progress
 
 
 @dataclass(frozen=True, eq=False)

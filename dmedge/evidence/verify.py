@@ -15,13 +15,13 @@ from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
 from dmedge.evidence import choices
-from dmedge.evidence.accuracy import Measurement, TextImageEncoder, measure
+from dmedge.evidence.accuracy import Measurement, TextImageEncoder, measure, work_in
 from dmedge.evidence.agreement import agreement, draw_sample
-from dmedge.evidence.baseline import check_baseline
+from dmedge.evidence.baseline import RUNS, check_baseline
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import measure_coverage
-from dmedge.evidence.leakage import check_calibration, find_calibration
+from dmedge.evidence.leakage import TrainingCheck, check_calibration, check_training, find_calibration, find_training
 from dmedge.evidence.measured import (
     RANKS,
     REPORT,
@@ -40,8 +40,8 @@ from dmedge.evidence.reliability import Reliability, measure_reliability
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.trials import compare_heads, compare_robustness, plan_trials, run_baseline_trials, run_trials
 from dmedge.evidence.verdict import Budget
+from dmedge.patience import patient_progress
 from dmedge.runtime.encoder import Encoder
-from dmedge.runtime.patience import patient_progress
 from dmedge.variants import variant_of
 
 STAGE = "verify"
@@ -68,7 +68,7 @@ def verify_bundle(
 
     Raises:
         ArtifactError: `out` exists, `bundle` is no bundle, or `baseline` is quantized or no ancestor of it.
-        DataError: the bundle was calibrated on the evaluation data, or the data is empty.
+        DataError: the bundle was trained or calibrated on the evaluation data, or the data is empty.
         VerifyError: an embedding is not finite, or not of unit length.
     """
     if bundle.manifest.kind != "bundle":
@@ -105,6 +105,7 @@ def _verify_choices(
 ) -> Artifact:
     """As `verify_bundle`, for a variant that decides by itself."""
     with new_artifact(out) as draft:
+        training = _check_training(bundle, baseline, data)
         calibration = find_calibration(bundle)
         with _open(bundle, config) as encoder, Encoder(baseline, threads=config.threads) as theirs:
             if calibration is not None:
@@ -118,6 +119,7 @@ def _verify_choices(
                 reliability=_heads(encoder, theirs, data, config),
                 parity=check_parity(encoder.session, bundle),
                 coverage=measure_coverage(bundle, encoder.facts()[0]["runtime"]),
+                training_checked=training,
                 is_calibration_known=calibration is not None,
                 facts=encoder.facts()[0],
             )
@@ -148,6 +150,11 @@ def _write_report(path: Path, report: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def _check_training(bundle: Artifact, baseline: Artifact, data: EvalSet) -> TrainingCheck:
+    """As `check_training`; what the bundle comes from may stand beside its baseline too."""
+    return check_training(find_training(bundle, (baseline.root.parent, RUNS)), data)
+
+
 def _open(bundle: Artifact, config: VerifyConfig) -> Encoder:
     return Encoder(bundle, threads=config.threads, workers=config.workers, runtime=config.runtime, show_progress=False)
 
@@ -160,6 +167,7 @@ def _measure(
     fp32_bundle: Artifact | None,
     measured_baseline: Measurement | None,
 ) -> Measured:
+    training = _check_training(bundle, baseline, data)
     calibration = find_calibration(bundle)
     with ExitStack() as stack:
         encoder = stack.enter_context(_open(bundle, config))
@@ -191,6 +199,7 @@ def _measure(
         robustness=compare_robustness(trials, my_answers, their_answers, config),
         parity=parity,
         coverage=measure_coverage(bundle, facts["runtime"]),
+        training_checked=training,
         is_calibration_known=calibration is not None,
         facts=facts,
         embedded_by_baseline=lacking,
@@ -240,5 +249,5 @@ def measure_baseline(baseline: Artifact, data: EvalSet, threads: int) -> Measure
 
 
 def _measure_all(encoder: TextImageEncoder, data: EvalSet, description: str) -> Measurement:
-    with patient_progress(description, len(data.texts)) as advance:
+    with patient_progress(description, work_in(data)) as advance:
         return measure(encoder, data, draw_sample(data), advance)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dmedge.errors import require
 from dmedge.flow.index_vectors import Floats, Vectors, quantize_rows
-from dmedge.runtime.patience import patient_progress
+from dmedge.patience import patient_progress
 
 FILE = "approximate.usearch"
 FROM = 100_000  # pictures; below, an exact search takes milliseconds

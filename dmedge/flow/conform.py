@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from dmedge.artifact import Artifact
-from dmedge.devices.names import WEB
+from dmedge.devices.names import WEB, check_replay, find_device
 from dmedge.evidence.pack import BUNDLED, FOLDER, read_pack
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.runtime.bundled import SelfCheck, check_bundled
@@ -47,14 +48,18 @@ class Conformance:
         }
 
 
-def conform_on(bundle: Artifact, device: str, *, runtime: str | None = None) -> Conformance:
+def conform_on(bundle: Artifact, device: str, *, runtime: str | None = None, runner: Path | None = None) -> Conformance:
     """Replay the pack of `bundle` on a device: "local" by the Python package of a runtime, others by its native runner.
+
+    Args:
+        runner: a native runner of one's own, which Android devices take.
 
     Raises:
         ArtifactError: the pack is missing, unreadable, or lacks a program.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or it takes no runner.
         DmedgeError: the runtime failed, or something that the device needs is missing.
     """
+    check_replay(device, runner)
     if device == "local":
         with open_session(bundle, runtime=runtime) as session:
             return conform_here(bundle, session)
@@ -64,7 +69,7 @@ def conform_on(bundle: Artifact, device: str, *, runtime: str | None = None) -> 
         runtime_of(bundle, runtime)  # a runtime that the bundle has not is an error there too
         with open_browser_session(bundle) as browser:
             return Conformance(check_in_browser(browser, bundle), browser.facts())
-    with open_device_session(bundle, device, runtime=runtime) as session:
+    with open_device_session(bundle, find_device(device, runner), runtime=runtime) as session:
         return conform(bundle, session)
 
 

@@ -54,23 +54,24 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
 
     Raises:
         ArtifactError: the artifact holds nothing to run, or is of a variant without one of the encoders.
-        DataError: the artifact was calibrated on the data.
+        DataError: the artifact was trained or calibrated on the data.
         VerifyError: an embedding is not finite, or not of unit length.
     """
     if artifact.manifest.kind == "evidence":
         raise ArtifactError(f"{artifact.root}: found evidence; expected a checkpoint or a bundle; run dmedge train")
     check_both_encoders(artifact)
-    from dmedge.evidence.accuracy import measure
+    from dmedge.evidence.accuracy import measure, work_in
     from dmedge.evidence.fusion import evaluate_fusion
-    from dmedge.evidence.leakage import check_calibration, find_calibration
+    from dmedge.evidence.leakage import check_calibration, check_training, find_calibration, find_training
+    from dmedge.patience import patient_progress
     from dmedge.runtime.encoder import Encoder
-    from dmedge.runtime.patience import patient_progress
 
+    training_checked = check_training(find_training(artifact), data)
     calibration = find_calibration(artifact)
     with Encoder(artifact, threads=threads, workers=workers, show_progress=False) as encoder:
         if calibration is not None:
             check_calibration(calibration, data, encoder.preprocess)
-        with patient_progress(f"evaluating {artifact.name}", len(data.texts)) as advance:
+        with patient_progress(f"evaluating {artifact.name}", work_in(data)) as advance:
             report = measure(encoder, data, advance=advance).report
         can_fuse = any(program.name == "fuse" for program in artifact.manifest.programs)
         fusion = evaluate_fusion(encoder, data) if can_fuse and data.name.startswith(EMOJI) else None
@@ -82,6 +83,7 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
         "artifact_sha256": artifact.digest,
         "runtime": f"{facts['runtime']} {facts['version']}",
         "n": found["n_texts"],
+        "training_checked": training_checked,
         "chance": {f"recall_at_{k}": value for k, value in chance.items()},
         **found,
     }

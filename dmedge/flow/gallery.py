@@ -14,8 +14,8 @@ from dmedge.data.captions import ImageFiles
 from dmedge.data.emoji import load_pack
 from dmedge.errors import DataError
 from dmedge.flow.embedding_store import EmbeddingStore
+from dmedge.patience import patient_progress
 from dmedge.runtime.encoder import Encoder
-from dmedge.runtime.patience import patient_progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 CHUNK = 256  # pictures that are embedded before they are kept

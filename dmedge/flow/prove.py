@@ -36,7 +36,8 @@ def verify(
 
     Raises:
         ArtifactError: `out` exists, or bundle and baseline do not belong together.
-        DataError: the data cannot be used, has no text in a language of the bundle, or the bundle was calibrated on it.
+        DataError: the data cannot be used, has no text in a language of the bundle, or bundle or baseline
+            were trained or calibrated on it.
         VerifyError: the bundle computes no embeddings of unit length.
     """
     from dmedge.evidence.verify import verify_bundle
@@ -125,11 +126,13 @@ def _baseline_side(
     root: Path, digest: str, config: VerifyConfig, dropped: frozenset[str]
 ) -> tuple[EvalSet, Measurement]:
     """The data and how the baseline does on it, remembered for the next bundle of the same checkpoint."""
+    from dmedge.evidence.leakage import check_training, find_training
     from dmedge.evidence.verify import measure_baseline
 
     data = without_languages(_open_data(config), dropped)
     baseline = load_artifact(root, kind="checkpoint")
     assert baseline.digest == digest
+    check_training(find_training(baseline), data)  # before any work
     return data, measure_baseline(baseline, data, config.threads)
 
 

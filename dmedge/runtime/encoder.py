@@ -19,9 +19,9 @@ from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.protocol import Device
 from dmedge.errors import ArtifactError, DataError, DmedgeError
 from dmedge.manifest import Runtime
+from dmedge.patience import patient_progress
 from dmedge.runtime.browser_session import BrowserSession
 from dmedge.runtime.native_session import open_device_session
-from dmedge.runtime.patience import patient_progress
 from dmedge.runtime.session import Session, SessionFacts, find_program, open_session, runtime_of
 from dmedge.runtime.wire import Array
 from dmedge.variants import variant_of

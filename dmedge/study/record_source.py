@@ -16,6 +16,7 @@ from dmedge.data.readers import read_dataset
 from dmedge.data.records import Dataset, DatasetConfig
 from dmedge.errors import DataError
 from dmedge.evidence.attention_study import Target
+from dmedge.evidence.leakage import check_training, find_training
 from dmedge.evidence.pairs import Pairs as AttentionPairs
 from dmedge.evidence.pairs import preprocessed
 from dmedge.flow.attention_gallery import Triple
@@ -103,11 +104,12 @@ class RecordSource:
         return self.config.test or self.config.dataset
 
     def check(self, checkpoint: Checkpoint, artifact: Artifact) -> None:
-        """Refuse data that gives too few pairs; any checkpoint will do.
+        """Refuse data that gives too few pairs, or that the checkpoint was trained on; any other checkpoint will do.
 
         Raises:
-            DataError: too few records are left, or too many pictures cannot be read.
+            DataError: too few records are left, too many pictures cannot be read, or a test picture was trained on.
         """
+        check_training(find_training(artifact), self.gallery())
         self.pairs("train")  # all parts are drawn at once, before anything else is done
 
     def pairs(self, part: Part) -> Pairs:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dmedge.evidence.accuracy import measure
+from dmedge.evidence.accuracy import measure, work_in
+from dmedge.patience import patient_progress
 from dmedge.runtime.encoder import Encoder
-from dmedge.runtime.patience import patient_progress
 from dmedge.study.cells import Cell, Done, Result
 from dmedge.study.context import Study
 from dmedge.study.scores import clustered
@@ -24,7 +24,7 @@ def run_retrieval(study: Study) -> Done | None:
     def run(folder: Path) -> Result:
         data = study.source.gallery()
         encoder = Encoder(study.artifact, show_progress=False)
-        with encoder, patient_progress("retrieval", len(data.texts)) as advance:
+        with encoder, patient_progress("retrieval", work_in(data)) as advance:
             report = measure(encoder, data, advance=advance).report
         found = report.to_json()
         hits = report.queries["text_to_image"].rank <= 10
