@@ -4,13 +4,14 @@ A tensor of an ONNX model may name another file, by any path, and a runtime maps
 memory. Digests do not cover it, so a bundle may name none but its own files. Only the few fields
 that lead to tensors are followed; whatever else a model holds is skipped.
 
-Source: onnx.proto3 of ONNX 1.19 (field numbers); protobuf wire format (varints, wire types).
+Source: onnx.proto3 of ONNX 1.19 (field numbers).
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from dmedge.errors import ArtifactError
+from dmedge.protobuf import byte_fields
 
 # Message -> field number -> message below it, on the way from a model to the entries of external data.
 _BELOW: Mapping[str, Mapping[int, str]] = {
@@ -24,8 +25,6 @@ _BELOW: Mapping[str, Mapping[int, str]] = {
     "Tensor": {13: "Entry"},
 }
 _KEY, _VALUE = 1, 2  # of an entry
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types; groups, which ONNX does not use, are refused
-_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
 
 def check_external_data(root: Path, file: str, known: Mapping[str, object]) -> None:
@@ -65,41 +64,10 @@ def find_external_data(content: bytes) -> Iterator[str]:
 
 def _walk(content: memoryview, message: str) -> Iterator[str]:
     if message == "Entry":
-        fields = {field: bytes(value).decode("utf-8", "replace") for field, value in _fields(content)}
+        fields = {field: bytes(value).decode("utf-8", "replace") for field, value in byte_fields(content)}
         if fields.get(_KEY) == "location":
             yield fields.get(_VALUE, "")
         return
-    for field, value in _fields(content):
+    for field, value in byte_fields(content):
         if field in _BELOW[message]:
             yield from _walk(value, _BELOW[message][field])
-
-
-def _fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of every field that holds bytes."""
-    position = 0
-    while position < len(content):
-        tag, position = _varint(content, position)
-        field, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            _, position = _varint(content, position)
-        elif kind in _SIZES:
-            position += _SIZES[kind]
-        elif kind == _BYTES:
-            size, position = _varint(content, position)
-            if position + size > len(content):
-                raise ValueError(f"field {field} ends after the file")
-            yield field, content[position : position + size]
-            position += size
-        else:
-            raise ValueError(f"field {field} has wire type {kind}")
-
-
-def _varint(content: memoryview, position: int) -> tuple[int, int]:
-    number = 0
-    for shift in range(0, 70, 7):
-        byte = content[position]
-        position += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, position
-    raise ValueError("a number of more than ten bytes")

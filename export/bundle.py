@@ -8,6 +8,7 @@ from pathlib import Path
 from dmedge.artifact import Artifact, Program, new_artifact
 from dmedge.data.emoji import PACK
 from dmedge.data.hf_tokenizer import tokenizer_file_names
+from dmedge.data.tokenizer import Tokenizer
 from dmedge.errors import ExportError, require
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.export.bundled import write_bundled
@@ -27,7 +28,9 @@ from dmedge.export.quiet import quiet
 from dmedge.export.readme import About, bundle_readme
 from dmedge.export.support import check_support
 from dmedge.export.targets import chosen_engines
+from dmedge.export.texts import golden_texts
 from dmedge.export.thrift import thrifty
+from dmedge.export.tokenizer_json import TOKENIZER_JSON, write_tokenizer_json
 from dmedge.export.variants import cut_down, takes
 from dmedge.files import digest_file, list_files
 from dmedge.lineage import inherited
@@ -83,7 +86,7 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
             advance(note=f"lowering for {name}")
             lowerings[_runtime(name)] = _lower(checkpoint.model, name, programs[name], draft.path, config, meter)
             sizes[_runtime(name)] = check_size(draft.path, programs[name], planned, ENGINES[name])
-        _write_beside(draft.path, parent, checkpoint, ours, config, engines)
+        agreement = _write_beside(draft.path, parent, checkpoint, ours, config, engines)
         facts = _reading_facts(checkpoint, ours)
         parity: dict[Runtime, ParityReport] = {}
         for name in engines:
@@ -103,7 +106,7 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
             target=config.target,
             summary=facts
             | _summary(checkpoint, ours, lowerings, parity)
-            | {"variant": config.variant, "support": support, "size": sizes}
+            | {"variant": config.variant, "support": support, "size": sizes, **agreement}
             | {"towers": tower_facts(checkpoint, planned, {r: found.counts for r, found in lowerings.items()})}
             | {"minimum_versions": minimum_versions(lowerings), **inherited(parent.manifest)},
             seal=seal,
@@ -171,11 +174,15 @@ def _write_beside(
     programs: Sequence[Program],
     config: ExportConfig,
     engines: Sequence[EngineName],
-) -> None:
-    """Write everything but the programs."""
-    tokenizer = tokenizer_file_names(parent) if takes(programs, "ids") else ()
-    for file in (*tokenizer, *([PREPROCESS] if takes(programs, "pixels") else [])):
-        shutil.copyfile(parent.file(file), root / file)
+) -> dict[str, object]:
+    """Write everything but the programs.
+
+    Returns:
+        What the manifest says of tokenizer.json; nothing where none was to be written.
+    """
+    tokenizer, agreement = _write_tokenizer(root, parent, checkpoint) if takes(programs, "ids") else ((), {})
+    if takes(programs, "pixels"):
+        shutil.copyfile(parent.file(PREPROCESS), root / PREPROCESS)
     if config.variant in ("full", "fused", "prompts"):
         write_json(root / LABELS, list(checkpoint.labels))
     if checkpoint.answers:
@@ -193,6 +200,22 @@ def _write_beside(
     is_float = checkpoint.quantization is None
     limits = {_runtime(name): tolerances(name, is_float=is_float) for name in engines}
     write_conformance(root, checkpoint, programs, limits)
+    return agreement
+
+
+def _write_tokenizer(root: Path, parent: Artifact, checkpoint: Checkpoint) -> tuple[tuple[str, ...], dict[str, object]]:
+    """Copy the files of the tokenizer, and write its vocabulary for another library as well if it is dmedge's own.
+
+    Returns:
+        The files, and what the manifest says of tokenizer.json.
+    """
+    names = tokenizer_file_names(parent)
+    for name in names:
+        shutil.copyfile(parent.file(name), root / name)
+    if not isinstance(checkpoint.tokenizer, Tokenizer):
+        return names, {}
+    found = write_tokenizer_json(root, checkpoint.tokenizer, golden_texts(checkpoint.tokenizer))
+    return (*names, *([] if found["differing"] else [TOKENIZER_JSON])), {"tokenizer_json": found}
 
 
 def _precision(checkpoint: Checkpoint) -> str:

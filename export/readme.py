@@ -34,6 +34,7 @@ Exported by dmedge in {precision}{variant}.
 """
 _ROWS = {
     "ids": "| {vocabulary}; text of any length, at most {context_length} tokens are read |\n",
+    "tokenizers": "| `tokenizer.json` | the same vocabulary for Hugging Face's library `tokenizers` |\n",
     "pixels": "| `preprocessor_config.json` | how a picture becomes {size} x {size} pixels |\n",
     "classes": "| `labels.json` | names of the classes |\n",
     "answers": "| `answers.json` | what the answer head chooses from |\n",
@@ -130,6 +131,7 @@ def _uses(about: About) -> set[str]:
     uses = {spec.name for program in about.programs if program.name != "fuse" for spec in program.inputs}
     outputs = {spec.name for program in about.programs for spec in program.outputs}
     uses |= {"labels"} if "classify" in names else set()
+    uses |= {"tokenizers"} if {"tokenizer.model", "tokenizer.json"} <= set(about.tokenizer) else set()
     uses |= {"both"} if {"encode_image", "encode_text"} <= names else set()
     uses |= {"classes"} if about.variant in ("full", "fused") else set()
     return uses | (outputs & {"answers"})
@@ -138,7 +140,7 @@ def _uses(about: About) -> set[str]:
 def _tokenizer(about: About) -> Mapping[str, str]:
     if not about.tokenizer:
         return _NO_TOKENIZER
-    return _OWN_TOKENIZER if tuple(about.tokenizer) == ("tokenizer.model",) else _IMPORTED_TOKENIZER
+    return _OWN_TOKENIZER if "tokenizer.model" in about.tokenizer else _IMPORTED_TOKENIZER
 
 
 def _quoted(names: Sequence[str]) -> str:

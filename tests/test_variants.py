@@ -55,11 +55,12 @@ PROMPTS = (
 LABELS = ("apple", "house", "noodles")
 ENGINES = {"xnnpack": ("android", "executorch"), "onnxruntime": ("linux-x86_64", "onnxruntime")}
 ENGINES |= {"onnxruntime-web": ("web", "onnxruntime"), "coreml": ("ios", "coreml")}
+VOCABULARY = {"tokenizer.model", "tokenizer.json"}
 FILES = {
-    "dual": {"preprocessor_config.json", "tokenizer.model"},
+    "dual": {"preprocessor_config.json", *VOCABULARY},
     "image-only": {"preprocessor_config.json"},
-    "text-only": {"tokenizer.model"},
-    "fused": {"preprocessor_config.json", "tokenizer.model", "labels.json"},
+    "text-only": VOCABULARY,
+    "fused": {"preprocessor_config.json", *VOCABULARY, "labels.json"},
     "prompts": {"preprocessor_config.json", "labels.json", "prompts.json"},
 }
 # Lowering a text tower takes its time.
