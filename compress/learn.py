@@ -32,6 +32,7 @@ def train_config(checkpoint: Checkpoint, config: CompressConfig) -> TrainConfig:
         warmup_steps=round(WARMUP_SHARE * learn.steps),
         cooldown_share=0.7,
         ema_decay=0.99,
+        languages=config.languages,
         name_share=0.75,
         text_noise=0.05,
         subword_sampling=0.1 if is_emoji else 0.0,
