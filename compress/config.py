@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 StudentSize = Literal["", "medium", "small", "tiny"]
-PruneScope = Literal["global", "layer", "macs"]
+PruneScope = Literal["global", "layer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +50,9 @@ class CompressConfig:
     `student` makes it smaller in width and depth; `distill` names the teacher it then learns from: a
     checkpoint, "parent" for the one that is compressed, or "universal-sentence-encoder". `prune` takes
     that share of the channels, hidden units and heads out of both towers, the least important of all
-    ("global") or of each module ("layer"); or that share of the multiply-accumulates, by the units that
-    matter least for theirs ("macs"). The rest recovers; `learn` says how. `languages` trims the vocabulary
-    to the pieces that text in these languages uses; for each of them the kept pieces make up at least
-    `coverage` of its text; what learns before is shown these languages alone. With `smooth` large channels
+    ("global") or of each module ("layer"), and lets the rest recover; `learn` says how. `languages`
+    trims the vocabulary to the pieces that text in these languages uses; for each of them the kept pieces
+    make up at least `coverage` of its text; what learns before is shown these languages alone. With `smooth` large channels
     hand their size to the weights before int8, where that helps; with `qat` the model learns with weights
     and fixed ranges rounded. `int4` is int8, which it sets too, with 4-bit weights in linears. `keep` names
     modules that stay float32; a name stands for all that lies below it. Any of the `max_*` limits has int8
@@ -104,7 +103,7 @@ class CompressConfig:
         if not 0 <= self.prune < 1:
             raise ValueError(f"prune is {self.prune}; expected a share from 0 to below 1")
         if self.prune_scope not in get_args(PruneScope):
-            raise ValueError(f"prune_scope is {self.prune_scope!r}; expected global, layer or macs")
+            raise ValueError(f"prune_scope is {self.prune_scope!r}; expected global or layer")
         if not 0 < self.coverage <= 1:
             raise ValueError(f"coverage is {self.coverage}; expected a share of more than 0, at most 1")
         if self.calibration_items < 1:

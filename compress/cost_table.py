@@ -1,6 +1,6 @@
 """An estimate of how long a plan takes, module by module, before any runtime has seen it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,13 +47,13 @@ def cost_table(model: DualEncoder, sides: Sides) -> CostTable:
 
 
 def _count(model: DualEncoder, names: tuple[str, ...], run: Callable[[], object]) -> tuple[dict[str, int], int]:
-    with module_macs(model, names) as macs, FlopCounterMode(display=False) as flops:
+    with _macs(model, names) as macs, FlopCounterMode(display=False) as flops:
         run()
     return macs, max(0, flops.get_total_flops() // 2 - sum(macs.values()))
 
 
 @contextmanager
-def module_macs(model: DualEncoder, names: Iterable[str]) -> Iterator[dict[str, int]]:
+def _macs(model: DualEncoder, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
     """Fills with the multiply-accumulates of each linear and each convolution that runs."""
     counts: dict[str, int] = {}
 

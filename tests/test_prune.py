@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dmedge.artifact import Artifact
 from dmedge.compress.config import CompressConfig, LearnConfig
 from dmedge.compress.importance import tower_units, unit_importance
-from dmedge.compress.prune import kept_units, prune, unit_macs
+from dmedge.compress.prune import kept_units, prune
 from dmedge.compress.recipe import compress_artifact
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ConfigError
@@ -80,7 +80,7 @@ def test_every_module_with_inner_units_is_found(model: DualEncoder) -> None:
         assert consumer.weight.shape[1] == own.size * own.count, name  # type: ignore[index]
 
 
-@pytest.mark.parametrize("scope", ["layer", "global", "macs"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
 def test_a_ratio_of_0_is_the_identity(model: DualEncoder, scope: str) -> None:
     importance = {name: torch.rand(own.count) for name, own in tower_units(model).items()}
     pruned = prune(checkpoint_of(model), importance, 0.0, scope).model
@@ -169,40 +169,6 @@ def test_global_scope_takes_most_from_the_module_that_needs_least() -> None:
     importance[idle] = torch.cat([torch.full((32,), 8.0), torch.zeros(units[idle].count - 32)])
     kept = kept_units(units, importance, 0.1, "global")
     assert len(kept[idle]) < min(len(kept[name]) / own.count for name, own in units.items() if name != idle) * 256
-
-
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.7])
-def test_macs_scope_takes_that_share_of_the_work(share: float) -> None:
-    whole = DualEncoder(ModelConfig(vocab_size=320, classes=0, image_width=40, text_width=160)).eval()
-    units = tower_units(whole)
-    importance = {name: torch.rand(own.count) for name, own in units.items()}
-    pruned = prune(checkpoint_of(whole), importance, share, "macs").model
-    left = count_costs(pruned).macs / count_costs(whole).macs
-    assert left == pytest.approx(1 - share, abs=0.03)  # numbers of units are multiples of 8
-    assert min(len(numbers) / units[name].count for name, numbers in kept_of(pruned).items()) >= 1 / 8
-
-
-def kept_of(model: DualEncoder) -> dict[str, range]:
-    return {name: range(own.count) for name, own in tower_units(model).items()}
-
-
-def test_macs_scope_spares_what_costs_little_for_what_it_is_worth(model: DualEncoder) -> None:
-    """All units matter alike, so those of the image, whose layers run at every place of a picture, go first."""
-    units = tower_units(model)
-    macs = unit_macs(model, units)
-    dearest = max(units, key=lambda name: macs.unit[name])
-    kept = kept_units(units, {name: torch.ones(own.count) for name, own in units.items()}, 0.02, "macs", macs)
-    assert [name for name, numbers in kept.items() if len(numbers) < units[name].count] in ([dearest], [])
-    before = count_costs(model).macs
-    keep_units_(model, {dearest: torch.arange(1, units[dearest].count)})
-    one = before - count_costs(model).macs
-    assert one >= macs.unit[dearest]  # and for an attention the products of its scores
-
-
-def test_more_work_than_there_is_cannot_go(model: DualEncoder) -> None:
-    importance = {name: torch.ones(own.count) for name, own in tower_units(model).items()}
-    with pytest.raises(ConfigError, match=r"prune: .* multiply-accumulates to take out; expected at most"):
-        prune(checkpoint_of(model), importance, 0.99, "macs")
 
 
 def test_pruned_towers_keep_their_interface_and_cost_less(tiny_checkpoint: Artifact) -> None:
