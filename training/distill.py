@@ -126,9 +126,9 @@ class ModelTeacher:
     """
 
     def __init__(self, model: DualEncoder) -> None:
-        self.model = deepcopy(model).eval().requires_grad_(False)
+        self.model = deepcopy(model).eval()
         fold_batch_norm_(self.model)
-        self.model.to(memory_format=torch.channels_last)
+        self.model.requires_grad_(False).to(memory_format=torch.channels_last)
 
     def __call__(self, batch: TrainBatch) -> View:
         """What it makes of a batch."""
