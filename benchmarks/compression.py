@@ -1,167 +1,159 @@
-"""What is kept of recall as a model gets smaller: points that were measured, as JSON, as a table and as a plot.
+"""What is kept of recall as the shipped checkpoint gets smaller, before and after it has learnt again.
 
-`python benchmarks/compression.py RUN...` reads compressed checkpoints of the shipped one, each with the bundle
-`RUN-android` and its evidence `RUN-android-verify` and `RUN-android-bench`, writes them into
-`results/compression.json`, where a run of the same settings is replaced, and draws everything that stands there.
-Without RUN it only draws and prints again.
+Run it with `python benchmarks/compression.py RUN...`. Pruned models and students of several sizes are measured as they
+begin, without a step of training; each RUN is a checkpoint that `dmedge compress` made of the shipped one, whose ledger
+says what came out of every step. Recall is recall@10 of text to image on the validation style, that of the ledger, of
+float models and of the languages that were kept. Without anything to measure, `--draw` draws the stored figures again.
 """
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from training_speed import RESULTS
 
 from dmedge.artifact import Artifact, load_artifact
+from dmedge.compress.config import CompressConfig, StudentSize
+from dmedge.compress.corpus import validation_set
+from dmedge.compress.importance import measured_importance
+from dmedge.compress.ledger import LedgerLine, ledger_line
+from dmedge.compress.prune import prune
+from dmedge.compress.student import STUDENTS, make_student
 from dmedge.environment import host_facts, tool_versions
-from dmedge.model.checkpoint import load_checkpoint
-from dmedge.model.costs import count_costs
+from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.training.curve import ACCENT, CARD, GRID, HUES, INK, MUTED
 
-Point = Mapping[str, Any]
-AIMS = {"macs": (0.5, 0.97), "programs": (1 / 12, 0.95)}  # largest share, least recall kept
-PROGRAMS = {"encode_image": "picture", "encode_text": "text", "fuse": "fusion"}
-KINDS = {True: ("in ten languages", HUES[1], "s"), False: ("in all 100 locales", ACCENT, "o")}
+RATIOS = (0.1, 0.2, 0.3, 0.45, 0.6)
+AIM = (0.5, 0.97)  # share of the multiply-accumulates, and of recall
+KINDS = {  # of points -> colour and mark
+    "pruned": (HUES[0], "o"),
+    "student": (HUES[3], "s"),
+    "pruned, recovered": (ACCENT, "D"),
+    "student, taught": (HUES[1], "^"),
+}
 
 
-def settings(made: Artifact) -> dict[str, Any]:
-    """What was asked for, but for what is as usual."""
-    config = made.manifest.config
-    learn = config["learn"]
-    assert isinstance(learn, Mapping)
-    names = ("student", "distill", "prune", "prune_scope", "coverage", "int8")
-    found = {name: config[name] for name in names if config[name] not in ("", 0.0, False, 1.0)}
-    if not found.get("prune"):
-        found.pop("prune_scope", None)
-    if config["languages"]:
-        found["languages"] = len(made.manifest.languages)
-    if found.get("student") or found.get("prune"):
-        found["steps"] = learn["steps"]
-    return found
-
-
-def point(run: Path, macs: int) -> dict[str, Any]:
-    """What was measured of one run.
+def beginnings(whole: Checkpoint, texts: int) -> Iterator[tuple[str, str, LedgerLine]]:
+    """Kind, name and figures of what is made of `whole` before it learns; the first is `whole` itself.
 
     Args:
-        run: the compressed checkpoint.
-        macs: of the model that all were made of.
+        texts: of every language that recall is measured on.
     """
-    made = load_artifact(run, kind="checkpoint")
-    place = f"{run}-android"
-    verify = json.loads(Path(f"{place}-verify", "verify.json").read_text(encoding="utf-8"))
-    bench = json.loads(Path(f"{place}-bench", "bench.json").read_text(encoding="utf-8"))
-    ledger = json.loads(made.file("ledger.json").read_text(encoding="utf-8"))
-    kept = verify["macro"]["text_to_image"]["retention"]["recall_at_10"]
-    sizes = {side: bench["size"][side]["program_bytes"] for side in ("artifact", "fp32")}
-    times = {name: bench["programs"][name]["ratio"] for name in PROGRAMS}
-    return {
-        "settings": settings(made),
-        "macs": ledger[-1]["macs"] / macs,
-        "programs": sizes["artifact"] / sizes["fp32"],
-        "program_bytes": sizes["artifact"],
-        "kept": {key: kept[key] for key in ("value", "low", "high")},
-        "texts": verify["data"]["n_texts"],
-        "time": {name: {key: ratio[key] for key in ("value", "low", "high")} for name, ratio in times.items()},
-        "drifted": sorted(name for name in PROGRAMS if bench["programs"][name]["drifted"]),
-        "host": host_facts()["cpu"],
+    config = CompressConfig(prune=RATIOS[0])
+    data = validation_set(config.data, config.seed, texts)
+
+    def measured(name: str, checkpoint: Checkpoint) -> LedgerLine:
+        return ledger_line(name, checkpoint, data, frozenset(), torch.float32)
+
+    yield "", "start", measured("start", whole)
+    importance = measured_importance(whole, config)
+    for ratio in RATIOS:
+        name = f"{ratio:g}"
+        yield "pruned", name, measured(name, prune(whole, importance, ratio, config.prune_scope))
+    for size in STUDENTS:
+        yield "student", size, measured(size, make_student(whole, size))
+
+
+def point(kind: str, name: str, steps: int, line: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
+    """One mark of the plot; shares are of the line `start`."""
+    shares = {key: line[key] / start[key] for key in ("macs", "parameters")}
+    return {"kind": kind, "name": name, "steps": steps, **shares, "recall": line["recall_at_10"]} | {
+        "kept": line["recall_at_10"] / start["recall_at_10"]
     }
 
 
-def title(found: Point) -> str:
-    """What was done, in a few words."""
-    asked = found["settings"]
-    parts = [asked["student"]] if "student" in asked else []
-    if "prune" in asked:
-        parts.append(f"prune {asked['prune']:g} by {asked['prune_scope']}")
-    if "languages" in asked:
-        parts.append("trim")
-    if "int8" in asked:
-        parts.append("int8")
-    steps = f" ({asked['steps']:,} steps)" if "steps" in asked else ""
-    return ", ".join(parts) + steps
+def learnt(run: Artifact) -> dict[str, Any] | None:
+    """What a compressed checkpoint was like when it had learnt; None where it has not."""
+    lines = json.loads(run.file("ledger.json").read_text(encoding="utf-8"))
+    config: Mapping[str, Any] = run.manifest.config
+    size: StudentSize = config["student"]
+    done = [line for line in lines if line["step"] == "recover" or line["step"].startswith("distil")]
+    if not done:
+        return None
+    kind = "student, taught" if size else "pruned, recovered"
+    name = " ".join(filter(None, (size, f"{config['prune']:g}" if config["prune"] else "")))
+    return point(kind, name, config["learn"]["steps"], done[-1], lines[0])
 
 
-def table(points: Sequence[Point]) -> str:
+def table(points: Sequence[Mapping[str, Any]]) -> str:
     """The rows of docs/compression.md."""
-    head = "| what was done | MACs | programs | time of picture, text, fusion | recall@10 kept |\n|---|---|---|---|---|"
-    rows = []
-    for found in points:
-        kept = found["kept"]
-        times = ", ".join(
-            f"{found['time'][name]['value']:.2f}{'*' if name in found['drifted'] else ''}" for name in PROGRAMS
-        )
+    rows = ["| | steps | MACs | parameters | recall@10 | kept |", "|---|---|---|---|---|---|"]
+    for one in points:
+        what = f"{one['kind']}: {one['name']}"
         rows.append(
-            f"| {title(found)} | {found['macs']:.2f} | {found['programs']:.3f} | {times} "
-            f"| {kept['value']:.3f} ({kept['low']:.3f} to {kept['high']:.3f}) |"
+            f"| {what} | {one['steps']:,} | {one['macs']:.2f} | {one['parameters']:.2f} | {one['recall']:.3f} "
+            f"| {one['kept']:.3f} |"
         )
-    return "\n".join([head, *rows])
+    return "\n".join(rows)
 
 
-def draw(points: Sequence[Point], out: Path) -> None:
-    """Recall that was kept, over the share of the multiply-accumulates and over that of the programs."""
+def draw(points: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Draw the recall that was kept over the share of the multiply-accumulates."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullLocator
 
-    figure = Figure(figsize=(10.0, 4.6), layout="constrained", facecolor=CARD)
-    for axis, (what, words) in zip(
-        figure.subplots(1, 2, sharey=True),
-        {"macs": "multiply-accumulates, of the whole model", "programs": "bytes of the programs, of float32"}.items(),
-        strict=True,
-    ):
-        for is_trimmed, (label, colour, marker) in KINDS.items():
-            chosen = [found for found in points if ("languages" in found["settings"]) == is_trimmed]
-            low = [found["kept"]["value"] - found["kept"]["low"] for found in chosen]
-            high = [found["kept"]["high"] - found["kept"]["value"] for found in chosen]
-            across, up = [found[what] for found in chosen], [found["kept"]["value"] for found in chosen]
-            axis.errorbar(across, up, yerr=[low, high], fmt=marker, color=colour, ms=6, capsize=3, label=label)
-        for found in points:
+    figure = Figure(figsize=(8.0, 4.6), layout="constrained", facecolor=CARD)
+    axis = figure.subplots()
+    for kind, (colour, marker) in KINDS.items():
+        mine = sorted((one for one in points if one["kind"] == kind), key=lambda one: float(one["macs"]))
+        if mine:
+            across, up = [one["macs"] for one in mine], [one["kept"] for one in mine]
+            axis.plot(across, up, color=colour, marker=marker, ms=6, lw=1, label=kind)
+        for one in mine:
+            words = f"{one['name']}, {one['steps']:,} steps" if one["steps"] else one["name"]
             axis.annotate(
-                title(found).partition(" (")[0],
-                (found[what], found["kept"]["value"]),
-                (7, -3),
-                textcoords="offset points",
-                color=MUTED,
-                fontsize=6.5,
+                words, (one["macs"], one["kept"]), (6, -10), textcoords="offset points", color=MUTED, fontsize=7
             )
-        share, least = AIMS[what]
-        axis.axvline(share, color=GRID, zorder=0)
-        axis.plot(share, least, marker="*", ms=13, color=HUES[2], ls="", label="aimed at", zorder=0)
-        axis.set_xlabel(words, color=MUTED, loc="left")
-        axis.set_facecolor(CARD)
-        axis.grid(axis="y", color=GRID)
-        axis.tick_params(colors=MUTED, length=0)
-        for side, spine in axis.spines.items():
-            spine.set_visible(side == "bottom")
-            spine.set_color(GRID)
-        if what == "programs":
-            axis.set_xscale("log")
-            axis.set_xticks([1 / 16, 1 / 12, 1 / 8, 1 / 4, 1 / 2, 1])
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"1/{1 / value:.0f}" if value < 1 else "1"))
-            axis.xaxis.set_minor_locator(NullLocator())
-        else:
-            axis.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=MUTED)
-    figure.suptitle("recall@10 kept, of the float32 model", x=0.01, ha="left", color=INK, fontweight="bold")
+    axis.plot(*AIM, color=HUES[2], marker="*", ms=14, ls="", label="aimed at")
+    axis.set_facecolor(CARD)
+    axis.grid(color=GRID)
+    axis.tick_params(colors=MUTED, length=0)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(GRID)
+    axis.set_xlim(0, 1.05)
+    axis.set_ylim(0, 1.05)
+    axis.set_xlabel("multiply-accumulates, of those of the shipped model", color=MUTED, loc="left")
+    axis.set_title("recall@10 kept, validation style", loc="left", color=INK, fontweight="bold")
+    axis.legend(loc="lower right", frameon=False, labelcolor=MUTED)
     figure.savefig(out, dpi=144)
 
 
+def measure(runs: Sequence[Path], texts: int) -> dict[str, Any]:
+    """All figures, of beginnings and of runs."""
+    found = list(beginnings(load_checkpoint(load_artifact(Path("emoji"), kind="checkpoint")), texts))
+    lines = [(kind, name, {key: getattr(line, key) for key in FIGURES}) for kind, name, line in found]
+    start = lines[0][2]
+    ended = (learnt(load_artifact(run, kind="checkpoint")) for run in runs)
+    points = [point(kind, name, 0, line, start) for kind, name, line in lines[1:]]
+    return {
+        "host": host_facts(),
+        "tools": tool_versions(),
+        "texts_per_language": texts,
+        "start": start,
+        "points": points + [one for one in ended if one is not None],
+    }
+
+
+FIGURES = ("macs", "parameters", "recall_at_10")
+
+
 def main() -> None:
-    """Read, store, print and draw."""
+    """Measure, store, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="compressed checkpoints [default: none new]")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="compressed checkpoints that have learnt")
+    parser.add_argument("--texts", type=int, default=40, help="of every language [default: %(default)s]")
+    parser.add_argument("--draw", action="store_true", help="only draw and print what is stored")
     options = parser.parse_args()
     path = RESULTS / "compression.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"points": []}
-    if options.runs:
-        macs = count_costs(load_checkpoint(load_artifact(Path("emoji"), kind="checkpoint")).model).macs
-        new = [point(run, macs) for run in options.runs]
-        known = [row for row in found["points"] if row["settings"] not in [one["settings"] for one in new]]
-        found = {"tools": tool_versions(), "points": sorted(known + new, key=lambda row: -float(row["programs"]))}
+    if not options.draw:
+        found = measure(options.runs, options.texts)
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(table(found["points"]))
-    draw(found["points"], RESULTS / "compression.png")
+    points = json.loads(path.read_text(encoding="utf-8"))["points"]
+    print(table(points))
+    draw(points, RESULTS / "compression.png")
 
 
 if __name__ == "__main__":
