@@ -1,9 +1,9 @@
 """What is kept of recall as the shipped checkpoint gets smaller, before and after it has learnt again.
 
-Run it with `python benchmarks/compression.py RUN...`. Pruned models and students of several sizes are measured as they
-begin, without a step of training; each RUN is a checkpoint that `dmedge compress` made of the shipped one, whose ledger
-says what came out of every step. Recall is recall@10 of text to image on the validation style, that of the ledger, of
-float models and of the languages that were kept. Without anything to measure, `--draw` draws the stored figures again.
+`python benchmarks/compression.py --again` measures pruned models and students of several sizes as they begin, without
+a step of training. `python benchmarks/compression.py RUN...` adds checkpoints that `dmedge compress` made of the
+shipped one, in all languages, by their ledgers, and draws all that is stored; without RUN it only draws. Recall is
+recall@10 of text to image on the validation style, of float models.
 """
 
 import argparse
@@ -16,13 +16,14 @@ import torch
 from training_speed import RESULTS
 
 from dmedge.artifact import Artifact, load_artifact
-from dmedge.compress.config import CompressConfig, StudentSize
+from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import validation_set
 from dmedge.compress.importance import measured_importance
 from dmedge.compress.ledger import LedgerLine, ledger_line
 from dmedge.compress.prune import prune
 from dmedge.compress.student import STUDENTS, make_student
 from dmedge.environment import host_facts, tool_versions
+from dmedge.lineage import trace_lineage
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.training.curve import ACCENT, CARD, GRID, HUES, INK, MUTED
 
@@ -65,17 +66,19 @@ def point(kind: str, name: str, steps: int, line: Mapping[str, Any], start: Mapp
     }
 
 
-def learnt(run: Artifact) -> dict[str, Any] | None:
-    """What a compressed checkpoint was like when it had learnt; None where it has not."""
+def learnt(run: Artifact, start: Mapping[str, Any]) -> dict[str, Any]:
+    """What a compressed checkpoint was like when it had learnt for the last time.
+
+    One that was made of another counts the steps of both.
+    """
+    ancestors = [one.manifest for one in trace_lineage(run) if one.role == "parent" and one.manifest is not None]
+    configs = [made.config for made in (run.manifest, *ancestors) if made.stage == "compress"]
+    chosen = {key: next((config[key] for config in configs if config[key]), "") for key in ("student", "prune")}
     lines = json.loads(run.file("ledger.json").read_text(encoding="utf-8"))
-    config: Mapping[str, Any] = run.manifest.config
-    size: StudentSize = config["student"]
-    done = [line for line in lines if line["step"] == "recover" or line["step"].startswith("distil")]
-    if not done:
-        return None
-    kind = "student, taught" if size else "pruned, recovered"
-    name = " ".join(filter(None, (size, f"{config['prune']:g}" if config["prune"] else "")))
-    return point(kind, name, config["learn"]["steps"], done[-1], lines[0])
+    last = [line for line in lines if line["step"] == "recover" or line["step"].startswith("distil")][-1]
+    name = " ".join(str(value) for value in chosen.values() if value)
+    steps = sum(int(config["learn"]["steps"]) for config in configs)  # type: ignore[index]
+    return point("student, taught" if chosen["student"] else "pruned, recovered", name, steps, last, start)
 
 
 def table(points: Sequence[Mapping[str, Any]]) -> str:
@@ -121,19 +124,17 @@ def draw(points: Sequence[Mapping[str, Any]], out: Path) -> None:
     figure.savefig(out, dpi=144)
 
 
-def measure(runs: Sequence[Path], texts: int) -> dict[str, Any]:
-    """All figures, of beginnings and of runs."""
+def measure(texts: int) -> dict[str, Any]:
+    """Figures of all beginnings."""
     found = list(beginnings(load_checkpoint(load_artifact(Path("emoji"), kind="checkpoint")), texts))
     lines = [(kind, name, {key: getattr(line, key) for key in FIGURES}) for kind, name, line in found]
     start = lines[0][2]
-    ended = (learnt(load_artifact(run, kind="checkpoint")) for run in runs)
-    points = [point(kind, name, 0, line, start) for kind, name, line in lines[1:]]
     return {
         "host": host_facts(),
         "tools": tool_versions(),
         "texts_per_language": texts,
         "start": start,
-        "points": points + [one for one in ended if one is not None],
+        "points": [point(kind, name, 0, line, start) for kind, name, line in lines[1:]],
     }
 
 
@@ -145,13 +146,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="compressed checkpoints that have learnt")
     parser.add_argument("--texts", type=int, default=40, help="of every language [default: %(default)s]")
-    parser.add_argument("--draw", action="store_true", help="only draw and print what is stored")
+    parser.add_argument("--again", action="store_true", help="measure also what is stored, and forget other runs")
     options = parser.parse_args()
     path = RESULTS / "compression.json"
-    if not options.draw:
-        found = measure(options.runs, options.texts)
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    points = json.loads(path.read_text(encoding="utf-8"))["points"]
+    found = measure(options.texts) if options.again else json.loads(path.read_text(encoding="utf-8"))
+    new = [learnt(load_artifact(run, kind="checkpoint"), found["start"]) for run in options.runs]
+    names = {(one["name"], one["steps"]) for one in new}
+    points = [one for one in found["points"] if (one["name"], one["steps"]) not in names] + new
+    path.write_text(json.dumps(found | {"points": points}, indent=1) + "\n", encoding="utf-8")
     print(table(points))
     draw(points, RESULTS / "compression.png")
 
