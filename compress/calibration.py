@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmedge.compress.config import CompressConfig
-from dmedge.compress.corpus import choose_languages
 from dmedge.data.emoji import TRAIN_STYLES, load_pack
 from dmedge.data.evalset import folder_evalset
+from dmedge.data.languages import choose_languages
 from dmedge.data.splits import training_texts
 from dmedge.data.transforms import Preprocess
 

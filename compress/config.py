@@ -52,11 +52,12 @@ class CompressConfig:
     that share of the channels, hidden units and heads out of both towers, the least important of all
     ("global") or of each module ("layer"), and lets the rest recover; `learn` says how. `languages`
     trims the vocabulary to the pieces that text in these languages uses; for each of them the kept
-    pieces make up at least `coverage` of its text. With `smooth` large channels hand their size to the
-    weights before int8, where that helps; with `qat` the model learns with weights and fixed ranges
-    rounded. `int4` is int8, which it sets too, with 4-bit weights in linears. `keep` names modules that
-    stay float32; a name stands for all that lies below it. Any of the `max_*` limits has int8 search for
-    a plan that keeps them all, by relative drops of recall on `search_texts` of every language.
+    pieces make up at least `coverage` of its text. What learns before that is shown these languages
+    alone. With `smooth` large channels hand their size to the weights before int8, where that helps; with
+    `qat` the model learns with weights and fixed ranges rounded. `int4` is int8, which it sets too, with
+    4-bit weights in linears. `keep` names modules that stay float32; a name stands for all that lies below
+    it. Any of the `max_*` limits has int8 search for a plan that keeps them all, by relative drops of
+    recall on `search_texts` of every language.
 
     Calibration draws `calibration_items` pictures and texts, as many of each language, from `data`, where
     all text and pictures to learn from come from too: "emoji", of which only what was trained on is

@@ -1,14 +1,12 @@
 """The text that a vocabulary is judged by, language by language."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from dmedge.config import near_match
 from dmedge.data.emoji import VALIDATION_STYLE, load_pack
 from dmedge.data.evalset import EvalSet, emoji_evalset, folder_evalset
 from dmedge.data.splits import training_texts
-from dmedge.errors import ConfigError
 
 TEXTS_PER_LANGUAGE = 40  # of the validation set
 
@@ -40,25 +38,6 @@ def validation_set(data: str, seed: int, texts_per_language: int = TEXTS_PER_LAN
     """
     found = emoji_evalset(style=VALIDATION_STYLE, part="validation") if data == "emoji" else folder_evalset(Path(data))
     return found.subset(max_queries_per_language=texts_per_language, seed=seed)
-
-
-def choose_languages(asked: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
-    """The known tags that are asked for; a tag stands for its scripts and regions too: "sr" also for "sr-Latn".
-
-    Raises:
-        ConfigError: a tag is not among them.
-    """
-    known = sorted(known)
-    chosen: set[str] = set()
-    for tag in asked:
-        found = {name for name in known if name == tag or name.startswith(f"{tag}-")}
-        if not found:
-            raise ConfigError(
-                f"languages: no text in {tag!r}, or it was given up{near_match(tag, known)}; "
-                "name such a language, or take data that has text in it"
-            )
-        chosen |= found
-    return tuple(sorted(chosen))
 
 
 def word_count(texts: Iterable[str]) -> int:

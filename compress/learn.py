@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from dmedge.compress.config import CompressConfig
 from dmedge.data.content import Ids
 from dmedge.data.records import DatasetConfig
@@ -33,6 +35,7 @@ def train_config(checkpoint: Checkpoint, config: CompressConfig) -> TrainConfig:
         warmup_steps=round(WARMUP_SHARE * learn.steps),
         cooldown_share=0.7,
         ema_decay=0.99,
+        languages=config.languages,
         name_share=0.75,
         text_noise=0.05,
         subword_sampling=0.1 if is_emoji else 0.0,
@@ -77,7 +80,7 @@ def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, less
     """
     folder, log = steps_folder(lesson.out) / lesson.step, log_folder(lesson.out) / lesson.step
     claim(folder, {**asdict(config), "parents": dict(lesson.parents)})
-    checkpoint.model.requires_grad_(True)
+    checkpoint.model.requires_grad_(True).to(memory_format=torch.channels_last)  # as the convolutions want it
     settings, weights = train_config(checkpoint, config), config.learn
     accelerator = new_accelerator(settings)
     materials = load_materials(settings, folder, checkpoint)
@@ -92,6 +95,6 @@ def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, less
         materials, settings, accelerator=accelerator, folder=folder, log=log, distillation=distillation
     ) as result:
         state = {name: tensor.cpu().clone() for name, tensor in result.model.state_dict().items()}
-    model = result.model.cpu()
+    model = result.model.cpu().to(memory_format=torch.contiguous_format)
     model.load_state_dict(state)  # the average, which leaving the run has taken out again
     return Learned(replace(checkpoint, model=model.eval().requires_grad_(False)), result.shown)

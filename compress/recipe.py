@@ -14,12 +14,13 @@ from dmedge.artifact import Artifact, Draft, new_artifact
 from dmedge.compress.budget import asked_budget
 from dmedge.compress.calibration import CalibrationSet, draw_calibration
 from dmedge.compress.config import CompressConfig
-from dmedge.compress.corpus import choose_languages, validation_set
+from dmedge.compress.corpus import validation_set
 from dmedge.compress.int8 import fidelity, quantize_checkpoint
 from dmedge.compress.ledger import LedgerLine, ledger_line, write_ledger
 from dmedge.compress.trim import trim_languages
 from dmedge.data.content import TRAINED_ON, Ids, write_ids
 from dmedge.data.evalset import EvalSet
+from dmedge.data.languages import choose_languages
 from dmedge.errors import ArtifactError
 from dmedge.lineage import inherited
 from dmedge.model.checkpoint import WEIGHTS, Checkpoint, checkpoint_programs, load_checkpoint, save_checkpoint

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.compress.config import CompressConfig
-from dmedge.compress.corpus import choose_languages, texts_by_language, validation_set, word_count
+from dmedge.compress.corpus import texts_by_language, validation_set, word_count
 from dmedge.compress.vocabulary import count_pieces, frequent_pieces, kept_pieces, trim_vocabulary
 from dmedge.data.evalset import EvalSet
+from dmedge.data.languages import choose_languages
 from dmedge.evidence.accuracy import evaluate
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.training.validation import LiveEncoder

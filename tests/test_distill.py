@@ -256,6 +256,12 @@ def test_kept_blocks_are_spread_evenly_and_the_last_is_among_them() -> None:
     assert marks == [1.0, 3.0, 5.0]
 
 
+def test_of_two_blocks_both_are_kept() -> None:
+    config = ModelConfig(vocab_size=320, classes=0, text_width=32, text_layers=2, fusion="none", image_size=16)
+    student = make_student(checkpoint_of(DualEncoder(config)), "tiny").model
+    assert (student.config.text_layers, student.config.text_width) == (2, 16)
+
+
 def test_no_student_of_a_pruned_model_nor_without_a_teacher() -> None:
     with pytest.raises(ConfigError, match="expected one that was not; prune the student instead"):
         student_config(replace(tiny_model().config, inner_widths={"image.blocks.0": 4}), STUDENTS["small"])

@@ -21,7 +21,8 @@ from dmedge.errors import ConfigError, DataError
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.model.hf_import import import_checkpoint
 from dmedge.model.image import ConvNorm
-from dmedge.training.record_materials import split_records
+from dmedge.training.record_materials import record_materials, split_records
+from dmedge.training.record_source import Grouped, RecordSource
 from tests.tiny_datasets import write_dataset
 from tests.tiny_hf import write_clip, write_image, write_siglip2, write_text
 from tests.tiny_records import (
@@ -367,6 +368,21 @@ def test_without_a_validation_split_a_part_is_held_out_and_never_trained_on(colo
     assert not names[0] & names[1] and len(names[0] | names[1]) == 60
     again = split_records(config)[1]
     assert again is not None and {again[row].key for row in range(len(again))} == names[1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "webdataset"])
+def test_text_in_other_languages_is_not_shown(kind: str, tmp_path: Path) -> None:
+    made = write_colours(tmp_path / "data", 8) if kind == "folder" else write_dataset(kind, tmp_path / "data")
+    config = record_config(kind, made, languages=("de",))
+    source = record_materials(config, tmp_path).source
+    assert isinstance(source, RecordSource)
+    shown = [source.dataset[row] for row in range(len(source.dataset))]
+    assert {tag for record in shown for tag in record.languages} == {"de"}
+    whole = read_dataset(kind, made)
+    assert isinstance(source.dataset, Grouped) == isinstance(whole, Grouped)
+    assert [len(record.texts) for record in shown] == [len(tags) for tags in source.dataset.text_languages()]
+    with pytest.raises(ConfigError, match="no text in 'sw'"):
+        record_materials(replace(config, languages=("sw",)), tmp_path)
 
 
 # What comes after

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dmedge.data.tokenizer import Tokenizer, train_tokenizer
+from dmedge.errors import ConfigError
 from dmedge.training.augment import noisy_text
 from dmedge.training.batch import TrainBatch
 from dmedge.training.batches import Batcher, padded_chunks, split_tokens
@@ -163,6 +164,24 @@ def test_languages_are_drawn_as_they_occur_without_balance() -> None:
         drawn[balance] = np.bincount(cell % len(ENDINGS)) / cell.size
     np.testing.assert_allclose(drawn[0.0], [0.4, 0.4, 0.2], atol=0.03)  # five deviations of 9600 draws
     np.testing.assert_allclose(drawn[1.0], [1 / 3] * 3, atol=0.03)
+
+
+def test_in_some_languages_their_texts_stay_where_they_belong() -> None:
+    data = tiny_data()
+    kept = data.in_languages(("cc", "aa"))
+    assert kept.languages == ("aa", "cc")
+    wanted = [
+        (concept, text)
+        for concept in range(data.concepts)
+        for cell in (3 * concept, 3 * concept + 2)
+        for text in data.texts[data.first_text[cell] : data.first_text[cell + 1]]
+    ]
+    assert list(zip(kept.text_concept.tolist(), kept.texts, strict=True)) == wanted
+    assert kept.first_text.tolist() == [2 * cell for cell in range(2 * data.concepts + 1)]
+    assert kept.images is data.images
+    assert data.in_languages(()) is data
+    with pytest.raises(ConfigError, match="no text in 'dd'"):
+        data.in_languages(("dd",))
 
 
 def test_chunks_hold_every_text_once() -> None:

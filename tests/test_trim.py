@@ -14,12 +14,13 @@ from click.testing import CliRunner
 from dmedge.artifact import SHIPPED, Artifact, load_artifact
 from dmedge.cli.main import cli
 from dmedge.compress.config import CompressConfig, artifact_name
-from dmedge.compress.corpus import choose_languages, texts_by_language
+from dmedge.compress.corpus import texts_by_language
 from dmedge.compress.recipe import VOCABULARY, compress_artifact
 from dmedge.compress.token_rows import OWN_TABLE as TABLE
 from dmedge.compress.vocabulary import count_pieces, frequent_pieces, kept_pieces, trim_vocabulary
 from dmedge.config import load_config
 from dmedge.data.emoji import load_pack
+from dmedge.data.languages import choose_languages
 from dmedge.data.tokenizer import Tokenizer
 from dmedge.errors import ArtifactError, ConfigError
 from dmedge.files import list_files

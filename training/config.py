@@ -68,7 +68,8 @@ class TrainConfig:
     `class_weight` and `answer_weight` train it together with the towers. `grad_cache_parts` cuts a
     batch into parts whose activations are never held together. `freeze` and `layer_decay` name and
     grade what moves less. The first `low_resolution_steps` see pictures at two thirds of their size,
-    which costs less than half.
+    which costs less than half. `languages` are those that text is shown in; a tag stands for its scripts
+    and regions too, and none for all.
     """
 
     data: str = "emoji"
@@ -102,6 +103,7 @@ class TrainConfig:
     answer_weight: float = 0.0
     label_smoothing: float = 0.05
     # data
+    languages: tuple[str, ...] = ()
     name_share: float = 0.6
     language_balance: float = 1.0
     text_noise: float = 0.2

@@ -4,6 +4,7 @@ A batch depends on nothing but (seed, step), so a resumed run sees the batches t
 uninterrupted run would have seen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmedge.data.emoji import TRAIN_STYLES, EmojiPack
+from dmedge.data.languages import choose_languages
 from dmedge.data.splits import is_unseen_emoji, training_texts
 from dmedge.data.transforms import Preprocess
 from dmedge.training.sampling import language_shares
@@ -40,6 +42,26 @@ class TrainingData:
     def concepts(self) -> int:
         """Number of concepts."""
         return len(self.classes)
+
+    def in_languages(self, asked: Sequence[str]) -> "TrainingData":
+        """The same pictures, with texts in these languages only; all for none.
+
+        Raises:
+            ConfigError: there is no text in one of them.
+        """
+        if not asked:
+            return self
+        chosen = set(choose_languages(asked, self.languages))
+        is_chosen = np.array([tag in chosen for tag in self.languages])
+        counts = np.diff(self.first_text).reshape(self.concepts, -1)  # [C, L]
+        kept = np.flatnonzero(np.repeat(np.tile(is_chosen, self.concepts), counts.ravel()))
+        return replace(
+            self,
+            texts=tuple(self.texts[row] for row in kept),
+            first_text=np.concatenate([[0], np.cumsum(counts[:, is_chosen])]).astype(np.int64),
+            text_concept=self.text_concept[kept],
+            languages=tuple(tag for tag in self.languages if tag in chosen),
+        )
 
 
 def emoji_training_data(pack: EmojiPack) -> TrainingData:

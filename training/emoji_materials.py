@@ -36,7 +36,7 @@ def emoji_materials(config: TrainConfig, folder: Path, start: Checkpoint | None 
     parents: dict[str, str] = {}
     if config.init:
         start, parents = initial_checkpoint(config)
-    data = load_training_data((start.model.config if start else config.model).image_size)
+    data = load_training_data((start.model.config if start else config.model).image_size).in_languages(config.languages)
     if start:
         tokenizer, preprocess, model = start.tokenizer, start.preprocess, start.model
         if not isinstance(tokenizer, Tokenizer) or model.config.concepts not in (0, data.concepts):
@@ -49,9 +49,9 @@ def emoji_materials(config: TrainConfig, folder: Path, start: Checkpoint | None 
         batcher = make_batcher(data, tokenizer, config)
         model = concept_model(batcher)
         preprocess = Preprocess(size=model.config.image_size)
-    validation = emoji_evalset(style=VALIDATION_STYLE, split="held_out", part="validation").subset(
-        max_queries_per_language=config.eval_texts_per_language, seed=config.seed
-    )
+    validation = emoji_evalset(
+        style=VALIDATION_STYLE, locales=data.languages, split="held_out", part="validation"
+    ).subset(max_queries_per_language=config.eval_texts_per_language, seed=config.seed)
     return Materials(
         model=model,
         tokenizer=tokenizer,
@@ -72,7 +72,7 @@ def _emoji_tokenizer(data: TrainingData, config: TrainConfig, path: Path) -> Tok
 
     To fit it again takes most of a minute and gives the same bytes, which a test holds true.
     """
-    if config.vocab_size == TrainConfig().vocab_size and not path.exists():
+    if config.vocab_size == TrainConfig().vocab_size and not config.languages and not path.exists():
         shutil.copyfile(SHIPPED / "emoji" / TOKENIZER, path)
     return own_tokenizer(data.texts, config, path)
 

@@ -10,6 +10,7 @@ import torch
 
 from dmedge.data.evalset import EvalSet, dataset_evalset
 from dmedge.data.hf_tokenizer import AnyTokenizer, HfTokenizer
+from dmedge.data.languages import choose_languages
 from dmedge.data.readers import FORMATS, read_dataset
 from dmedge.data.records import Dataset, Record
 from dmedge.data.transforms import Preprocess
@@ -32,10 +33,11 @@ VOCABULARY_RECORDS = 500_000  # whose texts a vocabulary is fitted to, at most
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some records of a dataset."""
+    """Some records of a dataset, with texts in some languages; none named means all."""
 
     whole: Dataset
     rows: Sequence[int]
+    languages: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -56,12 +58,34 @@ class Rows:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Record:
-        return self.whole[self.rows[index]]
+        record = self.whole[self.rows[index]]
+        if not self.languages:
+            return record
+        kept = [place for place, tag in enumerate(record.languages) if tag in self.languages]
+        texts = tuple(record.texts[place] for place in kept)
+        return replace(record, texts=texts, languages=tuple(record.languages[place] for place in kept))
 
     def text_languages(self) -> tuple[tuple[str, ...], ...]:
         """Languages of the texts of every record."""
-        languages = self.whole.text_languages()
-        return tuple(languages[row] for row in self.rows)
+        found = self.whole.text_languages()
+        return tuple(
+            tuple(tag for tag in found[row] if not self.languages or tag in self.languages) for row in self.rows
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedRows(Rows):
+    """All records of a dataset whose records lie in groups."""
+
+    def groups(self) -> Sequence[tuple[int, int]]:
+        """First record, and one after the last, of every group."""
+        assert isinstance(self.whole, Grouped)
+        return self.whole.groups()
+
+
+def in_languages(data: Dataset, languages: frozenset[str]) -> Dataset:
+    """The same records, with texts in these languages only."""
+    return (GroupedRows if isinstance(data, Grouped) else Rows)(data, range(len(data)), languages)
 
 
 def record_materials(config: TrainConfig, folder: Path, start: Checkpoint | None = None) -> Materials:
@@ -76,6 +100,10 @@ def record_materials(config: TrainConfig, folder: Path, start: Checkpoint | None
     if config.data not in FORMATS:
         raise ConfigError(f"data = {config.data!r}; expected 'emoji', or one of {', '.join(FORMATS)}")
     train, validation = split_records(config)
+    if config.languages:
+        chosen = frozenset(choose_languages(config.languages, {tag for tags in train.text_languages() for tag in tags}))
+        train = in_languages(train, chosen)
+        validation = None if validation is None else in_languages(validation, chosen)
     kind = class_kind(train)
     if config.class_weight > 0 and kind == "none":
         raise DataError(f"{train.name}: no classes; expected some for class_weight; set class_weight = 0")

@@ -1,11 +1,12 @@
 """The 100 locales of the pack, which are 96 languages: four languages come in two scripts."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from dmedge.errors import DataError
+from dmedge.config import near_match
+from dmedge.errors import ConfigError, DataError
 
 
 class Language(NamedTuple):
@@ -225,3 +226,22 @@ def count_languages(tags: Iterable[str]) -> str:
     locales = set(tags)
     languages = len({base_language(tag) for tag in locales})
     return f"{languages} languages" if languages == len(locales) else f"{len(locales)} locales ({languages} languages)"
+
+
+def choose_languages(asked: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
+    """The known tags that are asked for; a tag stands for its scripts and regions too: "sr" also for "sr-Latn".
+
+    Raises:
+        ConfigError: a tag is not among them.
+    """
+    known = sorted(known)
+    chosen: set[str] = set()
+    for tag in asked:
+        found = {name for name in known if name == tag or name.startswith(f"{tag}-")}
+        if not found:
+            raise ConfigError(
+                f"languages: no text in {tag!r}, or it was given up{near_match(tag, known)}; "
+                "name such a language, or take data that has text in it"
+            )
+        chosen |= found
+    return tuple(sorted(chosen))
