@@ -37,7 +37,8 @@ from dmedge.flow.phone_app import PHONES, app_beside, golden_vectors, why_no_app
 from dmedge.manifest import Manifest
 from tests.conftest import MakeArtifact
 from tests.forged import forge
-from tests.test_web_loader import NASTY, SHAPES
+from tests.nasty_texts import NASTY
+from tests.test_web_loader import SHAPES
 from tests.tiny_bundles import CONFIG, pte_bundle, tiny_checkpoint
 
 __all__ = ["pte_bundle", "tiny_checkpoint"]  # fixtures
