@@ -19,6 +19,7 @@ from dmedge.model.costs import TEXT_LENGTH
 
 # Tensors that say how others are read, or that follow from settings.
 _AUXILIARY = ("scale", "zero_point", "input_scale", "members", "heard", "cos", "sin")
+_LIFTED = "_lifted_tensor_constant"  # numbers of the code itself, which torch makes tensors of
 _PRODUCTS = ("linear", "addmm", "mm", "bmm", "convolution")
 _ONNX_PRODUCTS = ("MatMul", "Gemm", "MatMulInteger", "MatMulNBits")
 
@@ -117,7 +118,7 @@ def _edge_parameters(program: ExportedProgram) -> Iterator[torch.Tensor]:
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.users and node.name in names:
             name = names[node.name]
-            if name.rpartition(".")[2] not in _AUXILIARY:
+            if name.rpartition(".")[2] not in _AUXILIARY and not name.startswith(_LIFTED):
                 yield program.state_dict[name] if name in program.state_dict else program.constants[name]
 
 
