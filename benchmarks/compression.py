@@ -109,7 +109,7 @@ def draw(points: Sequence[Mapping[str, Any]], out: Path) -> None:
             axis.annotate(
                 words, (one["macs"], one["kept"]), (6, -10), textcoords="offset points", color=MUTED, fontsize=7
             )
-    axis.plot(*AIM, color=HUES[2], marker="*", ms=14, ls="", label="aimed at")
+    axis.plot(*AIM, color=HUES[2], marker="*", ms=15, mfc="none", ls="", label="aimed at")
     axis.set_facecolor(CARD)
     axis.grid(color=GRID)
     axis.tick_params(colors=MUTED, length=0)
@@ -117,7 +117,7 @@ def draw(points: Sequence[Mapping[str, Any]], out: Path) -> None:
         spine.set_visible(side == "bottom")
         spine.set_color(GRID)
     axis.set_xlim(0, 1.05)
-    axis.set_ylim(0, 1.05)
+    axis.set_ylim(-0.03, 1.05)
     axis.set_xlabel("multiply-accumulates, of those of the shipped model", color=MUTED, loc="left")
     axis.set_title("recall@10 kept, validation style", loc="left", color=INK, fontweight="bold")
     axis.legend(loc="lower right", frameon=False, labelcolor=MUTED)

@@ -80,7 +80,8 @@ def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, less
     """
     folder, log = steps_folder(lesson.out) / lesson.step, log_folder(lesson.out) / lesson.step
     claim(folder, {**asdict(config), "parents": dict(lesson.parents)})
-    checkpoint.model.requires_grad_(True).to(memory_format=torch.channels_last)  # as the convolutions want it
+    # Convolutions are fastest in the layout of the pictures.
+    checkpoint.model.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     settings, weights = train_config(checkpoint, config), config.learn
     accelerator = new_accelerator(settings)
     materials = load_materials(settings, folder, checkpoint)
@@ -95,6 +96,6 @@ def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, less
         materials, settings, accelerator=accelerator, folder=folder, log=log, distillation=distillation
     ) as result:
         state = {name: tensor.cpu().clone() for name, tensor in result.model.state_dict().items()}
-    model = result.model.cpu().to(memory_format=torch.contiguous_format)
+    model = result.model.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.load_state_dict(state)  # the average, which leaving the run has taken out again
     return Learned(replace(checkpoint, model=model.eval().requires_grad_(False)), result.shown)

@@ -128,7 +128,7 @@ class ModelTeacher:
     def __init__(self, model: DualEncoder) -> None:
         self.model = deepcopy(model).eval()
         fold_batch_norm_(self.model)
-        self.model.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, batch: TrainBatch) -> View:
         """What it makes of a batch."""
