@@ -89,7 +89,9 @@ def ranks_both_ways(
     queries, owner = np.unique(match, return_inverse=True)
     best = np.full(len(queries), -np.inf, np.float32)
     with np.errstate(invalid="ignore"):
-        np.maximum.at(best, owner, np.einsum("td,td->t", texts, images[match]))  # NaN wins, and then ranks last
+        for rows in blocks(len(texts), images.shape[1]):
+            own = np.einsum("td,td->t", texts[rows], images[match[rows]])
+            np.maximum.at(best, owner[rows], own)  # NaN wins, and then ranks last
     text_ranks = np.empty(len(texts), np.int64)
     ahead = np.zeros(len(queries), np.int64)  # of the best text of each image
     for rows in blocks(len(texts), len(images)):
