@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from PIL import Image
 
@@ -29,7 +30,9 @@ QUIET = TrainConfig(trackers=())
 
 @pytest.fixture
 def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
+    """One of its own, whatever a run before it in this process computed with."""
+    AcceleratorState._reset_state(reset_partial_state=False)
+    return Accelerator(cpu=True, mixed_precision="no")
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
