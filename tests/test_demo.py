@@ -1,6 +1,7 @@
 """dmedge demo: what it says, what it prints, what it leaves behind."""
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from rich.console import Console
 
 from dmedge.artifact import load_artifact
 from dmedge.cli.main import cli
+from dmedge.flow.table import Recall, Row, draw_table
 from tests.test_train_cli import SETTINGS
 from tests.tiny_training import WORDS, tiny_data, tiny_world
 from tests.workshop import Workshop
@@ -84,6 +87,26 @@ def test_other_steps_than_last_time_are_refused(workshop: Workshop) -> None:
     result = invoke("--steps", "8")
     assert result.exit_code == 1
     assert "runs/demo/baseline: made with steps = 7; expected steps = 8; remove it" in result.stderr
+
+
+@pytest.mark.parametrize("verdict", ["pass", "not enough data"])
+def test_a_long_language_tag_takes_no_room_from_the_verdict(verdict: str) -> None:
+    row = Row(
+        name="linux-x86_64",
+        kind="bundle",
+        path="runs/demo/linux-x86_64",
+        program_bytes=13_400_000,
+        known=Recall(at_1=0.334, at_10=0.594),
+        novel=Recall(at_1=0.216, at_10=0.426),
+        worst_language="yue-Hans",
+        worst_retention=0.989,
+        latency_ratio={"encode_image": 1.0, "encode_text": 0.94},
+        verdict=verdict,
+    )
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(draw_table([row], "runs/demo"))
+    words = console.export_text().split()
+    assert set(verdict.split()) | {"linux-x86_64", "0.334/0.594", "yue-Hans", "98.9%", "1.00x/0.94x"} <= set(words)
 
 
 def test_a_failed_verdict_comes_after_the_table(workshop: Workshop) -> None:

@@ -64,9 +64,12 @@ def draw_table(rows: Sequence[Row], title: str) -> "Table":
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("artifact", "size", "known\ntext", "novel\ntext", "worst\nlanguage", "latency"):
-        table.add_column(column, justify="left" if column == "artifact" else "right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("artifact", no_wrap=True)
+    for column in ("size", "known\ntext", "novel\ntext"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("worst\nlanguage", justify="right", min_width=len("language"))  # may wrap after a long tag
+    table.add_column("latency", justify="right", no_wrap=True)
+    table.add_column("verdict", min_width=len("enough"))
     for row in rows:
         table.add_row(escape(row.name), *_cells(row))
     table.caption = (
