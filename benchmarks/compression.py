@@ -104,7 +104,8 @@ def draw(points: Sequence[Mapping[str, Any]], out: Path) -> None:
         if mine:
             across, up = [one["macs"] for one in mine], [one["kept"] for one in mine]
             axis.plot(across, up, color=colour, marker=marker, ms=6, lw=1, label=kind)
-        for one in mine:
+        longest = {one["name"]: one for one in sorted(mine, key=lambda one: int(one["steps"]))}
+        for one in longest.values():  # others of its name lie below it, too near for words of their own
             words = f"{one['name']}, {one['steps']:,} steps" if one["steps"] else one["name"]
             axis.annotate(
                 words, (one["macs"], one["kept"]), (6, -10), textcoords="offset points", color=MUTED, fontsize=7
