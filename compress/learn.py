@@ -13,7 +13,7 @@ from dmedge.model.checkpoint import Checkpoint
 from dmedge.training.config import TrainConfig
 from dmedge.training.distill import Distillation, Teacher
 from dmedge.training.fit import fitted, load_materials, new_accelerator
-from dmedge.training.places import claim, log_folder, steps_folder
+from dmedge.training.places import claim, log_folder, steps_folder, unclaimed_on_error
 
 WARMUP_SHARE = 0.05
 
@@ -84,7 +84,8 @@ def learn(checkpoint: Checkpoint, teacher: Teacher, config: CompressConfig, less
     checkpoint.model.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     settings, weights = train_config(checkpoint, config), config.learn
     accelerator = new_accelerator(settings)
-    materials = load_materials(settings, folder, checkpoint)
+    with unclaimed_on_error(folder):
+        materials = load_materials(settings, folder, checkpoint)
     distillation = Distillation(
         teacher,
         feature_weight=weights.feature_weight,

@@ -346,6 +346,13 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path: Path, cap
         tiny_train(tmp_path / "next")
 
 
+def test_a_run_that_could_not_begin_stands_in_nobodys_way(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="languages: no text in 'xx'"):
+        tiny_train(tmp_path / "run", tiny_config(languages=("xx",)))
+    assert not list(tmp_path.iterdir())
+    tiny_train(tmp_path / "run")
+
+
 def test_a_run_that_died_early_is_not_continued_with_another_vocabulary(tmp_path: Path) -> None:
     out = tmp_path / "run"
     subprocess.run(

@@ -1,10 +1,12 @@
 """Where a run works beside what it writes: its states, and what there is to read of it."""
 
 import hashlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dmedge.errors import ArtifactError, ConfigError
+from dmedge.errors import ArtifactError, ConfigError, DmedgeError
 from dmedge.manifest import canonical_json
 
 MARK = "settings.sha256"
@@ -48,3 +50,15 @@ def claim(folder: Path, settings: Mapping[str, object]) -> None:
             "remove it, or choose another --out"
         )
     mark.write_text(fingerprint, encoding="utf-8")
+
+
+@contextmanager
+def unclaimed_on_error(folder: Path) -> Iterator[None]:
+    """Take the mark of a run away where it cannot begin, so that the next one may have other settings."""
+    try:
+        yield
+    except DmedgeError:
+        with suppress(OSError):  # another rank was quicker
+            if [path.name for path in folder.iterdir()] == [MARK]:
+                shutil.rmtree(folder)
+        raise

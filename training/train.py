@@ -13,7 +13,7 @@ from dmedge.model.checkpoint import Checkpoint, checkpoint_programs, save_checkp
 from dmedge.training.config import TrainConfig
 from dmedge.training.engine import pick_precision
 from dmedge.training.fit import Fitted, fitted, load_materials, new_accelerator
-from dmedge.training.places import MARK, check_places, claim, log_folder, steps_folder
+from dmedge.training.places import MARK, check_places, claim, log_folder, steps_folder, unclaimed_on_error
 
 # What may differ between the start of a run and its continuation.
 CHANGEABLE = ("steps", "epochs", "fusion_steps", "storage", "workers", "save_every", "keep_last", "trackers")
@@ -45,7 +45,8 @@ def train(config: TrainConfig, out: Path, *, must_resume: bool = False) -> Artif
     with accelerator.main_process_first():  # the others find the vocabulary made
         if accelerator.is_main_process:
             claim(folder, {name: value for name, value in asdict(config).items() if name not in CHANGEABLE})
-        materials = load_materials(config, folder)
+        with unclaimed_on_error(folder):
+            materials = load_materials(config, folder)
     with fitted(materials, config, accelerator=accelerator, folder=folder, log=log_folder(out)) as result:
         if accelerator.is_main_process:
             _write(result, out)
