@@ -20,7 +20,7 @@ from dmedge.export.engines import ENGINES, EngineName, tolerances
 from dmedge.export.executorch import export_executorch
 from dmedge.export.facts import minimum_versions, preprocessing_facts, tower_facts
 from dmedge.export.gates import check_finite, check_shares, check_size, check_token_table
-from dmedge.export.onnx import export_onnx
+from dmedge.export.onnx import export_onnx, export_onnx_for_web
 from dmedge.export.plan import planned_tensors
 from dmedge.export.programs import Lowering, bundle_programs
 from dmedge.export.prompts import PROMPTS, languages_of
@@ -53,7 +53,7 @@ EXPORTERS: Mapping[EngineName, Exporter] = {
     "xnnpack": export_executorch,
     "onnxruntime": export_onnx,
     "coreml": export_coreml,
-    "onnxruntime-web": export_onnx,
+    "onnxruntime-web": export_onnx_for_web,
 }
 
 

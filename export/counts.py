@@ -22,6 +22,7 @@ _AUXILIARY = ("scale", "zero_point", "input_scale", "members", "heard", "cos", "
 _LIFTED = "_lifted_tensor_constant"  # numbers of the code itself, which torch makes tensors of
 _PRODUCTS = ("linear", "addmm", "mm", "bmm", "convolution")
 _ONNX_PRODUCTS = ("MatMul", "Gemm", "MatMulInteger", "MatMulNBits")
+_ONNX_SELF_ATTENTION = ("Attention", "QAttention")  # with the products that make query, key and value
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def count_onnx(path: Path, program: Program, prefix: str, context_length: int) -
         return [size if isinstance(size, int) else _evaluate(size, sizes) for size in dims[name]]
 
     makers = {name: node for node in graph.node for name in node.output}
-    macs = [_Piece(*found, True) for node in graph.node if (found := _onnx_product(node, shape, makers))]
+    macs = [_Piece(*found, True) for node in graph.node for found in _onnx_products(node, shape, makers)]
     kinds = onnx.TensorProto
     read = {name for node in graph.node if node.op_type in ("Conv", *_ONNX_PRODUCTS) for name in node.input}
     parameters = [
@@ -175,13 +176,19 @@ def _evaluate(expression: str, sizes: Mapping[str, int]) -> int:
     return int(sympy.sympify(expression, locals={name: sympy.Integer(size) for name, size in sizes.items()}))
 
 
-def _onnx_product(node: Any, shape: Callable[[str], list[int]], makers: Mapping[str, Any]) -> tuple[int, bool] | None:
-    """Multiply-accumulates of a node, and whether both sides are integers; None if it is no product."""
+def _onnx_products(
+    node: Any, shape: Callable[[str], list[int]], makers: Mapping[str, Any]
+) -> Iterator[tuple[int, bool]]:
+    """Multiply-accumulates of every product of a node, and whether both of its sides are integers."""
+    outputs = prod(shape(node.output[0]))
     if node.op_type == "Conv":
         made_by = [makers[name].op_type if name in makers else "" for name in node.input[:2]]
-        macs = prod(shape(node.output[0])) * prod(shape(node.input[1])[1:])
-        return macs, made_by == ["DequantizeLinear"] * 2
-    if node.op_type in _ONNX_PRODUCTS:
-        macs = prod(shape(node.output[0])) * shape(node.input[0])[-1]
-        return macs, node.op_type in ("MatMulInteger", "MatMulNBits")
-    return None
+        yield outputs * prod(shape(node.input[1])[1:]), made_by == ["DequantizeLinear"] * 2
+    elif node.op_type in _ONNX_PRODUCTS:
+        yield outputs * shape(node.input[0])[-1], node.op_type in ("MatMulInteger", "MatMulNBits")
+    elif node.op_type in _ONNX_SELF_ATTENTION:
+        keys, width = shape(node.input[0])[1:]
+        yield 3 * outputs * width, node.op_type == "QAttention"
+        yield 2 * outputs * keys, False  # scores, and the mixture of the values
+    elif node.op_type == "MultiHeadAttention":
+        yield 2 * outputs * shape(node.input[1])[1], False

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
 from dmedge.export.counts import count_onnx
+from dmedge.export.onnx_attention import join_weights_
 from dmedge.export.onnx_library import one_library
 from dmedge.export.onnx_ops import (
     OPSET,
@@ -21,6 +22,7 @@ from dmedge.export.onnx_ops import (
     onnx_model,
     translations,
 )
+from dmedge.export.onnx_rules import fuse_unit_length_
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
@@ -31,13 +33,14 @@ PREFIX = "model."  # of every initializer: the name of the model in `ProgramModu
 INTEGERS = (torch.int8, torch.int32, torch.uint8)
 
 
-def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
+def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path, *, fuses: bool = True) -> Lowering:
     """Write every program below `root`.
 
     Args:
         model: float with batch normalisation folded, or quantized.
         programs: where each goes, and what it takes.
         root: of the bundle.
+        fuses: whether operations are put together that onnxruntime has on CPUs only.
 
     Raises:
         ExportError: an integer tensor did not arrive in the files as it is in the model.
@@ -45,7 +48,7 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
     """
     require("onnx", "onnx")
     limits = {"batch": MAX_BATCH, "length": model.config.context_length}
-    exported = onnx_model(model)
+    exported = onnx_model(model, fuses=fuses)
     nodes = {}
     with quiet(), one_library(), evaluating(exported, programs) as modules:
         for program in programs:
@@ -60,6 +63,9 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
                 verbose=False,
             )
             assert written is not None
+            if fuses:
+                join_weights_(written.model)
+                fuse_unit_length_(written.model)
             _forget_sources(written.model)
             _name_outputs(written.model, [spec.name for spec in program.outputs])
             written.save(root / program.file, external_data=False)
@@ -73,6 +79,12 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path) -
             for program in programs
         },
     )
+
+
+def export_onnx_for_web(model: DualEncoder, programs: tuple[Program, ...], root: Path) -> Lowering:
+    """As `export_onnx`; float programs, which may run on WebGPU, keep to the operations that it has."""
+    is_float = not any(tensor.dtype in INTEGERS for tensor in model.buffers())
+    return export_onnx(model, programs, root, fuses=not is_float)
 
 
 def _free_names(program: Program) -> tuple[dict[int, str], ...]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmedge.errors import require
+from dmedge.export.onnx_attention import fuse_attention_
 from dmedge.model.dual import DualEncoder
 from dmedge.model.hf_rewrite import TanhGelu
 from dmedge.model.nibbles import GROUP
@@ -25,6 +26,7 @@ from dmedge.model.quantized import (
     DynamicLinear,
     Int4Linear,
     QuantConv2d,
+    QuantEmbedding,
     replace_module_,
 )
 
@@ -108,6 +110,18 @@ class OnnxInt4Linear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
+class OnnxEmbedding(QuantEmbedding):
+    """A `QuantEmbedding` that looks up ids as they come: Gather, unlike `index_select`, takes them in any shape."""
+
+    def __init__(self, module: QuantEmbedding) -> None:
+        super().__init__(*module.weight.shape)
+        self.weight, self.scale = module.weight, module.scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up int [B, L] ids as float32 [B, L, W]."""
+        return F.embedding(ids, self.weight).to(torch.float32) * F.embedding(ids, self.scale)
+
+
 class OnnxConv2d(nn.Module):
     """A `QuantConv2d` with the integers of its bias."""
 
@@ -156,6 +170,7 @@ class OnnxTanhGelu(nn.Module):
 
 
 REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    QuantEmbedding: OnnxEmbedding,
     DynamicLinear: OnnxLinear,
     Int4Linear: OnnxInt4Linear,
     QuantConv2d: OnnxConv2d,
@@ -164,13 +179,29 @@ REPLACEMENTS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 }
 
 
-def onnx_model(model: DualEncoder) -> DualEncoder:
-    """A copy of `model` whose integer modules call the custom operations; such a copy can be exported, not run."""
+def onnx_model(model: DualEncoder, *, fuses: bool = True) -> DualEncoder:
+    """A copy of `model` whose integer modules call the custom operations; such a copy can be exported, not run.
+
+    Args:
+        model: float or quantized.
+        fuses: whether attention is one operation; see `dmedge.export.onnx_attention`.
+    """
     copied = deepcopy(model)
+    if fuses:
+        fuse_attention_(copied)
+    _fold_logit_scale_(copied)
     for name, module in list(copied.named_modules()):
         if type(module) in REPLACEMENTS:
             replace_module_(copied, name, REPLACEMENTS[type(module)](module))
     return copied.eval()
+
+
+def _fold_logit_scale_(model: DualEncoder) -> None:
+    """Multiply the logit scale of a concept head into the scales of its rounded keys: an operation less."""
+    keys = model.head and model.head.keys
+    if isinstance(keys, DynamicLinear):
+        keys.scale = keys.scale * model.logit_scale.exp()
+        model.logit_scale = nn.Parameter(torch.zeros(()), requires_grad=False)  # onnxruntime drops a factor of 1
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:

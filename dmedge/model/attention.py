@@ -69,6 +69,10 @@ class Attention(nn.Module):
         scores = torch.bmm(query, key.transpose(1, 2)) * self.head_dim**-0.5
         return torch.softmax(scores if bias is None else scores + bias, dim=-1)
 
+    def bias(self, mask: Tensor) -> Tensor:
+        """What hides the keys where the [B, K] mask is 0; an exporter may put something else in its place."""
+        return attention_bias(mask, self.heads)
+
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return [B, Q, W]; `bias` [B * heads, 1, K] is added to the scores."""
         batch, length, _ = x.shape
@@ -127,11 +131,10 @@ class Blocks(nn.ModuleList):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map [B, L, W] to [B, L, W]; positions where the [B, L] mask is 0 are not looked at."""
-        heads: list[int] = [block.attention.heads for block in self]  # type: ignore[union-attr, misc]
-        counts = dict.fromkeys(heads)  # pruned blocks may have fewer
-        biases = {count: None if mask is None else attention_bias(mask, count) for count in counts}
-        for block, count in zip(self, heads, strict=True):
-            bias = biases[count]
+        attentions: dict[int, Attention] = {block.attention.heads: block.attention for block in self}  # type: ignore[union-attr, misc]
+        biases = {heads: None if mask is None else found.bias(mask) for heads, found in attentions.items()}
+        for block in self:
+            bias = biases[block.attention.heads]  # type: ignore[union-attr, index]  # pruned blocks may have fewer
             if self.recomputes and torch.is_grad_enabled():
                 x = checkpoint(block, x, bias, use_reentrant=False)
             else:

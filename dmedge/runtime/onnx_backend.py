@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.artifact import Program
+from dmedge.environment import cpu_features
 from dmedge.errors import DmedgeError, require
 from dmedge.runtime.backend import time_runs
 from dmedge.runtime.onnx_profile import read_profile
@@ -18,8 +19,9 @@ from dmedge.runtime.wire import Array
 
 PROVIDERS = ["CPUExecutionProvider"]
 # Without VNNI, x86 adds products of uint8 and int8 in 16 bits, which overflow without a word; this makes onnxruntime
-# take a slower and exact way there, and changes nothing elsewhere.
+# take a slower and exact way there. Where there is AMX it takes that way too, for nothing.
 EXACT = ("session.x64quantprecision", "1")
+SUMS_EXACTLY = {"avx512_vnni", "avx_vnni", "amx_int8"}  # features of processors that add such products in 32 bits
 
 _ERROR_NAMES = (
     *("EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "ModelLoaded"),
@@ -100,7 +102,8 @@ class OnnxBackend:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
-        options.add_session_config_entry(*EXACT)
+        if not SUMS_EXACTLY.intersection(cpu_features()):
+            options.add_session_config_entry(*EXACT)
         return options
 
     def _open(self, path: Path, options: Any) -> Any:
