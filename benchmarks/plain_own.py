@@ -9,6 +9,7 @@ normalisation is folded beforehand on both sides, and both take and give the sam
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -77,7 +78,8 @@ def _pictures(checkpoint: Checkpoint, style: str, count: int) -> list[Row]:
     tiles, is_drawn = load_pack().images(style)
     drawn = tiles[is_drawn]
     chosen = drawn[:: len(drawn) // count][:count]
-    return [{"pixels": checkpoint.preprocess(Image.fromarray(tile))[None]} for tile in chosen]
+    # stacked: an axis that `[None]` adds has a stride of 0, which ExecuTorch refuses
+    return [{"pixels": np.stack([checkpoint.preprocess(Image.fromarray(tile))])} for tile in chosen]
 
 
 def _names(checkpoint: Checkpoint, count: int) -> list[Row]:

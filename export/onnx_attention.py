@@ -60,7 +60,7 @@ class OnnxSelfAttention(OnnxAttention):
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
         """See `OnnxAttention`; `context` is `x`."""
-        shape = (*x.shape[:-1], self.out.in_features)
+        shape = (*x.shape[:-1], len(self.offset) // 3)
         return self.out(self._fused(f"{DOMAIN}::Attention", (x, self.weight, self.offset, bias), shape))  # type: ignore[no-any-return]
 
 
