@@ -1,10 +1,12 @@
 """Models as dmedge exports them beside the same weights exported the plain way, in turns.
 
 Run it with `python -m benchmarks.plain_export`, or for the model that ships alone with `--models emoji --out
-benchmarks/results/plain_export_own.json`. `benchmarks.plain_own` and `benchmarks.plain_imported` say what the plain way
-is; imported models have random weights. Both sides take one picture and texts, of any length at run time, on a thread.
-The plain programs of imported models are spared the scaling of pixels, which happens before they are timed, and a mask.
-Parity is the greatest difference of an embedding from that of the original in float32, and the least cosine.
+benchmarks/results/plain_export_own.json`; a part of it, by `--precisions` or `--runtime`, takes the place of that part
+in a file that the same machine and tools wrote. `benchmarks.plain_own` and `benchmarks.plain_imported` say what the
+plain way is; imported models have random weights. Both sides take one picture and texts, of any length at run time, on
+a thread. The plain programs of imported models are spared the scaling of pixels, which happens before they are timed,
+and a mask. Parity is the greatest difference of an embedding from that of the original in float32, and its least
+cosine.
 """
 
 import argparse
@@ -146,6 +148,19 @@ def shown(row: Mapping[str, Any]) -> str:
     )
 
 
+def kept(out: Path, table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an older run with nothing but its rows different, as far as this one has none of the kind."""
+    older = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"rows": []}
+    if older | {"rows": []} != {**table, "rows": []}:
+        return []
+    measured = {_kind(row) for row in table["rows"]}
+    return [row for row in older["rows"] if _kind(row) not in measured]
+
+
+def _kind(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["model"], row["precision"], row["runtime"]
+
+
 def main() -> None:
     """Print and store a ratio and both parities per model, precision, runtime and program."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -165,6 +180,7 @@ def main() -> None:
                     rows.append(row)
                     print(shown(row), flush=True)
     table = {"host": host_facts(), "tools": tool_versions(), "rounds": options.rounds, "rows": rows}
+    rows[:0] = kept(options.out, table)
     options.out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
