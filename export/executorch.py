@@ -16,6 +16,7 @@ from dmedge.export.counts import count_edge
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.export.settled import settled
+from dmedge.export.xnnpack_rules import suit_xnnpack_
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import ActivationPoint, DynamicLinear, Int4Linear, QuantConv2d, QuantEmbedding
 
@@ -79,7 +80,7 @@ def _trace(model: DualEncoder, programs: tuple[Program, ...]) -> dict[str, Expor
         traced = {program.name: trace(modules[program.name], program, limits) for program in programs}
     for program in traced.values():
         _split_dequantize_(program)
-        _measure_length_by_products_(program)
+        suit_xnnpack_(program)
         _drop_unused_(program)
     return traced
 
@@ -91,31 +92,6 @@ def _split_dequantize_(program: ExportedProgram) -> None:
         for user in list(node.users)[1:]:
             with graph.inserting_before(user):
                 user.replace_input_with(node, graph.node_copy(node))
-    program.graph_module.recompile()
-
-
-def _measure_length_by_products_(program: ExportedProgram) -> None:
-    """Write the lengths of `F.normalize` as roots of sums of products, which XNNPACK takes, and divide by one number.
-
-    ExecuTorch by itself takes powers, number by number, and repeats the length as often as there are numbers.
-    """
-    graph, aten = program.graph, torch.ops.aten
-    for node in graph.find_nodes(op="call_function", target=aten.linalg_vector_norm.default):
-        x, power, axes, keeps = node.args
-        if power != 2:
-            continue
-        with graph.inserting_before(node):
-            squares = graph.call_function(aten.mul.Tensor, (x, x))
-            total = graph.call_function(aten.sum.dim_IntList, (squares, axes, keeps))
-            root = graph.call_function(aten.sqrt.default, (total,))
-        squares.meta["val"], total.meta["val"], root.meta["val"] = x.meta["val"], node.meta["val"], node.meta["val"]
-        node.replace_all_uses_with(root)
-        graph.erase_node(node)
-    for node in graph.find_nodes(op="call_function", target=aten.expand_as.default):
-        for user in [user for user in node.users if user.target is aten.div.Tensor and user.args[1] is node]:
-            user.replace_input_with(node, node.args[0])
-        if not node.users:
-            graph.erase_node(node)
     program.graph_module.recompile()
 
 

@@ -1,0 +1,78 @@
+"""Operations of a traced program that XNNPACK leaves to portable kernels, as others that it takes.
+
+The portable kernels go number by number: a power of 1816 numbers, or the turning of a small picture, takes as long as
+a convolution of it. What is computed stays the same, but for the rounding of a root.
+"""
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Graph, Node
+
+_ATEN = torch.ops.aten
+
+
+def suit_xnnpack_(program: ExportedProgram) -> None:
+    """Rewrite what XNNPACK does not take in the form that tracing gave it."""
+    graph = program.graph
+    _measure_length_by_products_(graph)
+    _divide_by_one_number_(graph)
+    _turn_floats_(graph)
+    _average_in_place_(graph)
+    graph.lint()
+    program.graph_module.recompile()
+
+
+def _measure_length_by_products_(graph: Graph) -> None:
+    """The length of a vector as the root of a sum of products, where ExecuTorch would take powers."""
+    for node in graph.find_nodes(op="call_function", target=_ATEN.linalg_vector_norm.default):
+        x, power, axes, keeps = node.args
+        if power == 2:
+            length = node.meta["val"]
+            squares = _before(node, _ATEN.mul.Tensor, (x, x), x.meta["val"])
+            total = _before(node, _ATEN.sum.dim_IntList, (squares, axes, keeps), length)
+            _replace(node, _before(node, _ATEN.sqrt.default, (total,), length))
+
+
+def _divide_by_one_number_(graph: Graph) -> None:
+    """A division by what was repeated to the size of the dividend does the repeating itself."""
+    for node in graph.find_nodes(op="call_function", target=_ATEN.expand_as.default):
+        for user in [user for user in node.users if user.target is _ATEN.div.Tensor and user.args[1] is node]:
+            user.replace_input_with(node, node.args[0])
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _turn_floats_(graph: Graph) -> None:
+    """Bytes of a picture become floats before their axes change places, not after: XNNPACK turns floats alone."""
+    for node in graph.find_nodes(op="call_function", target=_ATEN.to.dtype):
+        turned, kind, *options = node.args
+        if turned.target is _ATEN.permute.default and turned.meta["val"].dtype == torch.uint8 and not node.kwargs:
+            x, axes = turned.args
+            floats = _before(node, _ATEN.to.dtype, (x, kind, *options), x.meta["val"].to(kind))
+            _replace(node, _before(node, _ATEN.permute.default, (floats, axes), node.meta["val"]))
+
+
+def _average_in_place_(graph: Graph) -> None:
+    """The mean of a picture's channels keeps its axes of size 1, as XNNPACK wants it, and loses them afterwards."""
+    for node in graph.find_nodes(op="call_function", target=_ATEN.mean.dim):
+        x, axes, *options = node.args
+        value = x.meta["val"]
+        if value.dim() == 4 and sorted(axis % 4 for axis in axes) == [2, 3] and not options and not node.kwargs:
+            mean = _before(node, _ATEN.mean.dim, (x, axes, True), value.mean(axes, keepdim=True))
+            _replace(node, _before(node, _ATEN.view.default, (mean, list(value.shape[:2])), node.meta["val"]))
+
+
+def _before(node: Node, target: torch._ops.OpOverload, inputs: tuple[object, ...], value: torch.Tensor) -> Node:
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(target, inputs)  # type: ignore[arg-type]
+    made.meta["val"] = value
+    return made
+
+
+def _replace(node: Node, by: Node) -> None:
+    node.replace_all_uses_with(by)
+    graph, [*inputs] = node.graph, node.all_input_nodes
+    graph.erase_node(node)
+    for made in inputs:
+        if not made.users and made.op == "call_function":
+            graph.erase_node(made)
