@@ -180,6 +180,8 @@ def _onnx_products(
     node: Any, shape: Callable[[str], list[int]], makers: Mapping[str, Any]
 ) -> Iterator[tuple[int, bool]]:
     """Multiply-accumulates of every product of a node, and whether both of its sides are integers."""
+    if node.op_type not in ("Conv", "MultiHeadAttention", *_ONNX_PRODUCTS, *_ONNX_SELF_ATTENTION):
+        return
     outputs = prod(shape(node.output[0]))
     if node.op_type == "Conv":
         made_by = [makers[name].op_type if name in makers else "" for name in node.input[:2]]
@@ -190,5 +192,5 @@ def _onnx_products(
         keys, width = shape(node.input[0])[1:]
         yield 3 * outputs * width, node.op_type == "QAttention"
         yield 2 * outputs * keys, False  # scores, and the mixture of the values
-    elif node.op_type == "MultiHeadAttention":
+    else:
         yield 2 * outputs * shape(node.input[1])[1], False

@@ -22,7 +22,7 @@ from dmedge.export.onnx_ops import (
     onnx_model,
     translations,
 )
-from dmedge.export.onnx_rules import fuse_unit_length_
+from dmedge.export.onnx_rules import fuse_patterns_
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
@@ -65,7 +65,7 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path, *
             assert written is not None
             if fuses:
                 join_weights_(written.model)
-                fuse_unit_length_(written.model)
+                fuse_patterns_(written.model)
             _forget_sources(written.model)
             _name_outputs(written.model, [spec.name for spec in program.outputs])
             written.save(root / program.file, external_data=False)

@@ -189,19 +189,10 @@ def onnx_model(model: DualEncoder, *, fuses: bool = True) -> DualEncoder:
     copied = deepcopy(model)
     if fuses:
         fuse_attention_(copied)
-    _fold_logit_scale_(copied)
     for name, module in list(copied.named_modules()):
         if type(module) in REPLACEMENTS:
             replace_module_(copied, name, REPLACEMENTS[type(module)](module))
     return copied.eval()
-
-
-def _fold_logit_scale_(model: DualEncoder) -> None:
-    """Multiply the logit scale of a concept head into the scales of its rounded keys: an operation less."""
-    keys = model.head and model.head.keys
-    if isinstance(keys, DynamicLinear):
-        keys.scale = keys.scale * model.logit_scale.exp()
-        model.logit_scale = nn.Parameter(torch.zeros(()), requires_grad=False)  # onnxruntime drops a factor of 1
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:

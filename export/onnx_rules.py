@@ -1,33 +1,52 @@
-"""Patterns of a traced graph for which ONNX has one operation, rewritten by onnxscript."""
+"""Patterns of a traced graph for which ONNX has fewer operations, rewritten by onnxscript."""
 
 from typing import Any
 
 from dmedge.errors import require
 
 
-def fuse_unit_length_(model: Any) -> None:
-    """Write the four operations of `F.normalize` along the last axis as LpNormalization.
+def fuse_patterns_(model: Any) -> None:
+    """Write what `F.normalize` and `masked_mean` were traced as with LpNormalization.
 
-    It leaves a vector of zeros as it is, as `F.normalize` does.
+    It leaves a vector of zeros as it is, as both do.
 
     Args:
         model: of onnx_ir.
     """
     rewriter: Any = require("onnxscript.rewriter", "onnx")
-    norms: Any = require("onnxscript.rewriter.pattern", "onnx")
-    rule = norms.RewriteRule(_divided_by_length, _unit_length, _is_last_axis)
-    rewriter.rewrite(model, pattern_rewrite_rules=[rule])
+    rule = require("onnxscript.rewriter.pattern", "onnx").RewriteRule
+    rules = [rule(_divided, _unit_length, _is_unit_length), rule(_summed_and_counted, _mean, _is_mean)]
+    rewriter.rewrite(model, pattern_rewrite_rules=rules)
 
 
-def _divided_by_length(op: Any, x: Any, axes: Any, least: Any, shape: Any) -> Any:
+def _divided(op: Any, x: Any, axes: Any, least: Any, shape: Any) -> Any:
     length = op.ReduceL2(x, axes, keepdims=1, noop_with_empty_axes=0)
     return op.Div(x, op.Expand(op.Clip(length, least), shape))
 
 
-def _unit_length(op: Any, x: Any, axes: Any, least: Any, shape: Any) -> Any:
+def _unit_length(op: Any, x: Any, **_: Any) -> Any:
     return op.LpNormalization(x, axis=-1, p=2)
 
 
-def _is_last_axis(context: Any, x: Any, axes: Any, **_: Any) -> bool:
-    found = axes.const_value
-    return found is not None and found.numpy().tolist() in ([-1], [len(x.shape) - 1])
+def _is_unit_length(_: Any, x: Any, axes: Any, **others: Any) -> bool:
+    return _numbers(axes) in ([-1], [len(x.shape) - 1])
+
+
+def _summed_and_counted(op: Any, tokens: Any, keep: Any, last: Any, rows: Any, one: Any) -> Any:
+    kept = op.Unsqueeze(keep, last)
+    total = op.ReduceSum(op.Mul(tokens, kept), rows, keepdims=0, noop_with_empty_axes=0)
+    return op.Div(total, op.Clip(op.ReduceSum(kept, rows, keepdims=0, noop_with_empty_axes=0), one))
+
+
+def _mean(op: Any, tokens: Any, keep: Any, last: Any, rows: Any, **_: Any) -> Any:
+    """A sum weighted by the mask of zeros and ones, which is divided by the number of its ones beforehand."""
+    weights = op.Unsqueeze(op.LpNormalization(keep, axis=-1, p=1), last)
+    return op.ReduceSum(op.Mul(tokens, weights), rows, keepdims=0)
+
+
+def _is_mean(_: Any, last: Any, rows: Any, one: Any, **others: Any) -> bool:
+    return _numbers(last) in ([2], [-1]) and _numbers(rows) == [1] and _numbers(one) == 1
+
+
+def _numbers(value: Any) -> Any:
+    return None if value.const_value is None else value.const_value.numpy().tolist()
