@@ -91,12 +91,13 @@ def test_bench_refuses_an_emulated_device_before_any_work(make_artifact: MakeArt
 def test_the_table_names_every_device_and_nothing_missing() -> None:
     done = CliRunner().invoke(cli, ["devices"])
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:7]] == [
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:8]] == [
         "local",
         *(f"qemu:{cpu}" for cpu in CPUS),
         "ssh:[user@]host[:port]",
         "adb:SERIAL",
         "web",
+        "web:webgpu",
     ]
     rows = json.loads(CliRunner().invoke(cli, ["devices", "--json"]).stdout)
     assert {row["name"] for row in rows if row["tells"] == "outputs"} == {f"qemu:{cpu}" for cpu in CPUS}

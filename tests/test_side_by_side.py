@@ -177,6 +177,16 @@ def fronts(*contenders: Contender) -> set[str]:
     return {found.standing.name for found in contenders if not contest.beaten_by(found)}
 
 
+def test_software_in_place_of_a_gpu_is_another_place() -> None:
+    gpu = {"vendor": "nvidia", "architecture": "ada", "device": "", "description": "", "is_software": False}
+    runtime = {"threads": 1, "adapter": gpu}
+    report = {"device": "web:webgpu", "host": {"before": {"cpu": "cpu", "cores": 2}}, "runtime": runtime}
+    assert str(Place.read(report)) == "web:webgpu by nvidia ada: cpu, 2 cores, 1 thread"
+    software = report | {"runtime": runtime | {"adapter": gpu | {"is_software": True}}}
+    assert Place.read(software).device == "web:webgpu by software (nvidia ada), no GPU"
+    assert Place.read(software) != Place.read(report)
+
+
 def test_the_front_is_what_nothing_beats() -> None:
     small, good = contender("small", 10, 0.5), contender("good", 100, 0.9)
     worse, same = contender("worse", 100, 0.8), contender("same", 100, 0.9)

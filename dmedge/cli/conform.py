@@ -64,6 +64,10 @@ def _signature(bundle: Artifact, key: Path | None) -> str:
 def _print_report(bundle: Artifact, found: "Conformance", signature: str) -> None:
     parity, facts = found.parity, found.facts
     click.echo(f"{bundle.root} ({facts['runtime']} {facts['version']}), {len(bundle.manifest.files)} files as written")
+    if "adapter" in facts:
+        from dmedge.devices.webgpu import Adapter
+
+        click.echo(f"WebGPU by {Adapter(**facts['adapter'])}")
     rows = [
         [
             name,

@@ -5,9 +5,9 @@ import re
 import shutil
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, Literal, TypeVar
 
 from dmedge.devices.local import local_facts
 from dmedge.errors import DmedgeError, require
@@ -16,12 +16,20 @@ COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 START_S = 60.0
 T = TypeVar("T")
 
+Provider = Literal["wasm", "webgpu"]  # of onnxruntime-web
+NAMES: dict[Provider, str] = {"wasm": "web", "webgpu": "web:webgpu"}
+
 
 @dataclass(frozen=True, slots=True)
 class BrowserDevice:
     """Headless Chromium on this machine, which runs bundles of the target web by the loader that they carry."""
 
-    name: ClassVar[str] = "web"
+    provider: Provider = "wasm"
+
+    @property
+    def name(self) -> str:
+        """As the command line calls it."""
+        return NAMES[self.provider]
 
     def facts(self) -> dict[str, object]:
         """Facts of the machine that the browser runs on."""
@@ -47,8 +55,13 @@ def find_chromium() -> str:
 class BrowserPage:
     """A page that answers questions; the browser ends with it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, flags: Sequence[str] = (), executable: str | None = None) -> None:
         """Start a browser and open `url`.
+
+        Args:
+            url: of the page.
+            flags: of the browser's command line.
+            executable: the browser [default: the one on the PATH].
 
         Raises:
             DmedgeError: Playwright or Chromium is missing, or does not start.
@@ -60,7 +73,7 @@ class BrowserPage:
         self._resources: dict[str, Any] = {}
         self._end = weakref.finalize(self, _end, self._loop, self._thread, self._resources)
         try:
-            self._wait(self._open(find_chromium(), url), START_S, "while starting")
+            self._wait(self._open(executable or find_chromium(), url, flags), START_S, "while starting")
         except DmedgeError:
             self.close()
             raise
@@ -91,9 +104,11 @@ class BrowserPage:
         """End the browser; closing twice is fine."""
         self._end()
 
-    async def _open(self, executable: str, url: str) -> None:
+    async def _open(self, executable: str, url: str, flags: Sequence[str]) -> None:
         driver = self._resources["driver"] = await self._playwright.async_playwright().start()
-        browser = self._resources["browser"] = await driver.chromium.launch(executable_path=executable)
+        browser = self._resources["browser"] = await driver.chromium.launch(
+            executable_path=executable, args=list(flags)
+        )
         self._resources["devtools"] = await browser.new_browser_cdp_session()
         page = self._resources["page"] = await browser.new_page()
         await page.goto(url)

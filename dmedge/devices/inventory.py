@@ -1,15 +1,17 @@
 """The devices that dmedge knows, and what each still needs on this machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dmedge.devices.adb import CLIENT as ADB
-from dmedge.devices.browser import COMMANDS as BROWSERS
-from dmedge.devices.names import DEVICES, EMULATED, REACHED, WEB, find_device
+from dmedge.devices.browser import COMMANDS, find_chromium
+from dmedge.devices.names import BROWSERS, DEVICES, EMULATED, REACHED, WEB, WEBGPU, find_device
 from dmedge.devices.needs import Need, install_command, missing
 from dmedge.devices.ssh import CLIENT as SSH
+from dmedge.devices.webgpu import ask_for_adapter
 from dmedge.devices.wheels import host_problem, is_fetched
 from dmedge.environment import package_version
+from dmedge.errors import DmedgeError
 from dmedge.manifest import Runtime
 
 Tells = Literal["outputs and times", "outputs"]
@@ -35,10 +37,11 @@ class Listed:
 
 
 def list_devices() -> list[Listed]:
-    """Every device, in the order of the command line's help; nothing is started."""
+    """Every device, in the order of the command line's help; nothing is started but a browser, to ask for its GPU."""
     here = [_native(name, what) for name, what in {**DEVICES, **EMULATED}.items()]
     reached = [_reached(form, what, client) for (form, what), client in zip(REACHED.items(), (SSH, ADB), strict=True)]
-    return [*here, *reached, _web()]
+    web = _web()
+    return [*here, *reached, web, _webgpu(web)]
 
 
 def _reached(form: str, description: str, client: Need) -> Listed:
@@ -63,7 +66,7 @@ def _native(name: str, description: str) -> Listed:
 
 
 def _web() -> Listed:
-    browser = next((Need(command, "chromium") for command in BROWSERS if Need(command, "").is_met), None)
+    browser = next((Need(command, "chromium") for command in COMMANDS if Need(command, "").is_met), None)
     lacking, install = [], []
     if browser is None:
         lacking.append("chromium")
@@ -71,4 +74,16 @@ def _web() -> Listed:
     if package_version("playwright") is None:
         lacking.append("playwright")
         install.append("pip install 'dmedge[web]'")
-    return Listed(WEB, "headless Chromium, for bundles of the target web", BOTH, tuple(lacking), tuple(install))
+    return Listed(WEB, BROWSERS[WEB], BOTH, tuple(lacking), tuple(install))
+
+
+def _webgpu(web: Listed) -> Listed:
+    """As `web`, where its browser has an adapter too."""
+    listed = replace(web, name=WEBGPU, description=BROWSERS[WEBGPU])
+    if not web.is_available:
+        return listed
+    try:
+        adapter = ask_for_adapter(find_chromium())
+    except DmedgeError as error:
+        return replace(listed, missing=("adapter",), description=f"{listed.description}; {error}")
+    return replace(listed, description=f"{listed.description}; here: {adapter}")

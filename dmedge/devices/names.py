@@ -6,7 +6,7 @@ from pathlib import Path
 from dmedge.config import near_match
 from dmedge.devices.adb import FORM as ADB_FORM
 from dmedge.devices.adb import AdbDevice
-from dmedge.devices.browser import BrowserDevice
+from dmedge.devices.browser import NAMES, BrowserDevice
 from dmedge.devices.emulated import CPUS, EmulatedDevice
 from dmedge.devices.local import LocalDevice
 from dmedge.devices.protocol import Device
@@ -21,12 +21,17 @@ REACHED = {
 }
 EMULATED = {f"qemu:{cpu}": f"emulated arm64, {facts.description}; parity, no times" for cpu, facts in CPUS.items()}
 
-WEB = BrowserDevice.name  # headless Chromium, which runs bundles of the target web alone
+WEB, WEBGPU = NAMES["wasm"], NAMES["webgpu"]
+BROWSERS = {  # that run bundles of the target web alone
+    WEB: "headless Chromium, for bundles of the target web",
+    WEBGPU: "the same on WebGPU, for float32 bundles",
+}
 
 _MAKERS: Mapping[str, Callable[[], Device]] = {
     "local": LocalDevice,
     **{f"qemu:{cpu}": lambda cpu=cpu: EmulatedDevice(cpu) for cpu in CPUS},  # type: ignore[misc]
 }
+_BROWSERS = {device.name: device for device in map(BrowserDevice, NAMES)}
 _PARSERS: Mapping[str, Callable[[str], Device]] = {"ssh": SshDevice.parse, "adb": AdbDevice.parse}
 
 
@@ -36,7 +41,7 @@ def check_replay(name: str, runner: Path | None = None) -> str:
     Raises:
         ConfigError: it cannot.
     """
-    if name != WEB:
+    if name not in BROWSERS:
         find_device(name, runner)
     elif runner is not None:
         raise _takes_no_runner(name)
@@ -59,13 +64,20 @@ def find_device(name: str, runner: Path | None = None) -> Device:
     elif name in _MAKERS:
         device = _MAKERS[name]()
     else:
-        found = ", ".join(f"{device} ({what})" for device, what in {**DEVICES, **REACHED, **EMULATED}.items())
-        raise ConfigError(f"no device {name!r}{near_match(name, list(_MAKERS))}; known are {found}")
+        found = ", ".join(
+            f"{device} ({what})" for device, what in {**DEVICES, **REACHED, **EMULATED, **BROWSERS}.items()
+        )
+        raise ConfigError(f"no device {name!r}{near_match(name, [*_MAKERS, *BROWSERS])}; known are {found}")
     if runner is None:
         return device
     if not isinstance(device, AdbDevice):
         raise _takes_no_runner(name)
     return device.with_runner(runner)
+
+
+def find_browser(name: str) -> BrowserDevice:
+    """The browser called `name`, one of `BROWSERS`."""
+    return _BROWSERS[name]
 
 
 def _takes_no_runner(name: str) -> ConfigError:
@@ -78,7 +90,7 @@ def check_device(name: str) -> str:
     Raises:
         ConfigError: they cannot.
     """
-    if name != WEB and not find_device(name).can_time:
+    if name not in BROWSERS and not find_device(name).can_time:
         raise ConfigError(str(no_times(name)))
     return name
 
@@ -90,10 +102,10 @@ def timing_device(name: str, runner: Path | None = None) -> Device | BrowserDevi
         ConfigError: there is no such device, it has no time, or it takes no runner.
     """
     check_device(name)
-    if name == WEB:
+    if name in BROWSERS:
         if runner is not None:
             raise _takes_no_runner(name)
-        return BrowserDevice()
+        return find_browser(name)
     found = find_device(name, runner)
     return None if found.name == LocalDevice.name else found
 

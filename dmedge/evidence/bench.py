@@ -12,8 +12,9 @@ from dmedge.artifact import Artifact, download_bytes, new_artifact, program_byte
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.local import LocalDevice
-from dmedge.devices.names import WEB, timing_device
+from dmedge.devices.names import BROWSERS, timing_device
 from dmedge.devices.protocol import Device
+from dmedge.devices.webgpu import Adapter
 from dmedge.errors import ArtifactError, ConfigError
 from dmedge.evidence.config import CONFIDENCE, BenchConfig
 from dmedge.evidence.coverage import measure_coverage
@@ -86,7 +87,9 @@ def _label(device: Device | BrowserDevice | None, timings: Timings) -> str:
     """Whose figures these are; a browser on this host is neither a phone nor its browser."""
     if isinstance(device, BrowserDevice):
         browser = str(timings.runtime["version"]).rpartition(", ")[2]
-        return f"headless {browser} on this host, not a phone"
+        adapter = timings.runtime.get("adapter")
+        gpu = f", WebGPU by {Adapter(**adapter)}" if adapter else ""
+        return f"headless {browser} on this host{gpu}, not a phone"
     return LABEL if device is None else f"measured on {device.name}"
 
 
@@ -109,9 +112,9 @@ def check_passes(config: BenchConfig) -> None:
     Raises:
         ConfigError: a profile is asked for elsewhere, or a roofline in a browser.
     """
-    if config.roofline and config.device == WEB:
+    if config.roofline and config.device in BROWSERS:
         raise ConfigError(
-            f"roofline on {WEB}: the products that measure a peak are made for runtimes outside of browsers; "
+            f"roofline on {config.device}: the products that measure a peak are made for runtimes outside of browsers; "
             f"expected another device, such as {LOCAL}; leave --roofline out there"
         )
     if config.profile and config.device != LOCAL:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from dmedge.artifact import Artifact, find_artifacts, load_artifact
+from dmedge.devices.webgpu import Adapter
 from dmedge.errors import ArtifactError
 from dmedge.evidence.report_data import REPORTS
 from dmedge.evidence.standing import Standing, standing
@@ -28,6 +29,14 @@ class Place:
     cpu: str
     cores: int | None
     threads: int
+
+    @classmethod
+    def read(cls, report: Mapping[str, Any]) -> Self:
+        """From bench.json; a GPU is part of the device, for a browser may find another."""
+        host, runtime, device = report["host"]["before"], report["runtime"], report["device"]
+        if "adapter" in runtime:
+            device += f" by {Adapter(**runtime['adapter'])}"
+        return cls(device, str(host.get("cpu")), host.get("cores"), runtime["threads"])
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
@@ -143,13 +152,8 @@ def _latencies(row: Standing, reports: Sequence[tuple[Manifest, Mapping[str, Any
             times = [report["programs"][name]["artifact"].get("p50_ms") for name in TIMED if name in report["programs"]]
             known = [ms for ms in times if ms is not None]
             if times and len(known) == len(times):
-                found.setdefault(_place(report), sum(known))
+                found.setdefault(Place.read(report), sum(known))
     return found
-
-
-def _place(report: Mapping[str, Any]) -> Place:
-    host = report["host"]["before"]
-    return Place(report["device"], str(host.get("cpu")), host.get("cores"), report["runtime"]["threads"])
 
 
 def _notes(contenders: Sequence[Contender], reports: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> Iterator[str]:

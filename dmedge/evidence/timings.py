@@ -97,7 +97,7 @@ def take_timings(
     if probe is not None:
         loaded = open_anywhere(probe, runtime, device, config.threads)
         roofline = measure_roofline(loaded, sides, open_side, workload, baseline, here=device is None)
-    version = {"runtime": facts["runtime"], "version": facts["version"], "threads": facts["threads"]}
+    version: dict[str, Any] = {key: facts[key] for key in ("runtime", "version", "threads", "adapter") if key in facts}
     sustained = None
     if config.minutes is not None:
         with open_side("artifact") as encoder:

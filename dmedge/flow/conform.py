@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dmedge.artifact import Artifact
-from dmedge.devices.names import WEB, check_replay, find_device
+from dmedge.devices.names import BROWSERS, check_replay, find_browser, find_device
 from dmedge.evidence.pack import BUNDLED, FOLDER, read_pack
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.runtime.bundled import SelfCheck, check_bundled
@@ -63,11 +63,11 @@ def conform_on(bundle: Artifact, device: str, *, runtime: str | None = None, run
     if device == "local":
         with open_session(bundle, runtime=runtime) as session:
             return conform_here(bundle, session)
-    if device == WEB:
+    if device in BROWSERS:
         from dmedge.evidence.browser import check_in_browser, open_browser_session
 
         runtime_of(bundle, runtime)  # a runtime that the bundle has not is an error there too
-        with open_browser_session(bundle) as browser:
+        with open_browser_session(bundle, provider=find_browser(device).provider) as browser:
             return Conformance(check_in_browser(browser, bundle), browser.facts())
     with open_device_session(bundle, find_device(device, runner), runtime=runtime) as session:
         return conform(bundle, session)

@@ -77,11 +77,11 @@ def bench(
         ConfigError: there is no such device.
         VerifyError: a bundle does not compute what it should.
     """
-    from dmedge.devices.names import WEB, check_device
+    from dmedge.devices.names import BROWSERS, check_device
     from dmedge.evidence.bench import bench_bundle, check_passes
     from dmedge.runtime.browser_session import check_loader
 
-    if check_device(config.device) == WEB:
+    if check_device(config.device) in BROWSERS:
         check_loader(bundle)
     check_passes(config)
     _check_free(out)

@@ -1,19 +1,19 @@
 """A session whose programs run in a real browser, by the loader that the bundle carries."""
 
 import base64
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-import dmedge.devices
 from dmedge.artifact import Artifact
-from dmedge.devices.browser import BrowserPage
+from dmedge.devices.browser import BrowserPage, Provider
 from dmedge.devices.loopback import ISOLATION, LoopbackServer
-from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
+from dmedge.devices.npm import ONNXRUNTIME_WEB, ONNXRUNTIME_WEBGPU, fetch_package
+from dmedge.devices.webgpu import FLAGS, PAGE, Adapter, find_adapter
 from dmedge.errors import ArtifactError, DmedgeError
 from dmedge.runtime.session import (
     TIMEOUT_S,
@@ -27,41 +27,53 @@ from dmedge.runtime.wire import Array, Packed, pack, unpack
 
 LOADER = "dmedge.mjs"
 CHUNK = 256  # items in one message
-_PAGE = Path(dmedge.devices.__file__).parent / "web"
-_LOAD = "async (threads) => { window.driver = await import('/driver.mjs'); return driver.load(threads); }"
+_LOAD = "async (request) => { window.driver = await import('/driver.mjs'); return driver.load(request); }"
+_PACKAGES = {"wasm": ONNXRUNTIME_WEB, "webgpu": ONNXRUNTIME_WEBGPU}
 
 
 class BrowserSession:
-    """The ONNX programs of a bundle for the web in onnxruntime-web, on WebAssembly."""
+    """The ONNX programs of a bundle for the web in onnxruntime-web, on WebAssembly or WebGPU."""
 
     def __init__(
-        self, artifact: Artifact, *, threads: int = 1, timeout_s: float = TIMEOUT_S, is_isolated: bool = True
+        self,
+        artifact: Artifact,
+        *,
+        provider: Provider = "wasm",
+        threads: int = 1,
+        timeout_s: float = TIMEOUT_S,
+        is_isolated: bool = True,
     ) -> None:
         """Start a browser and load the bundle in it.
 
         Args:
             artifact: a bundle of the target `web`.
+            provider: what onnxruntime-web computes by; what "webgpu" leaves to WebAssembly is told by `placements`.
             threads: threads that one run may use.
             timeout_s: longest wait for one answer.
             is_isolated: whether the page is served with the headers that more than one thread needs.
 
         Raises:
             ArtifactError: the bundle has no loader for browsers.
-            DmedgeError: the browser, Playwright or onnxruntime-web is missing, or the loader refuses the bundle.
+            DmedgeError: the browser, Playwright, onnxruntime-web or an adapter for WebGPU is missing, or the loader
+                refuses the bundle.
         """
         check_loader(artifact)
+        self.provider = provider
         self.programs = tuple(program for program in artifact.manifest.programs if program.runtime == "onnxruntime")
         self._timeout_s = timeout_s
-        folders = {"/": _PAGE, "/bundle/": artifact.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
+        folders = {"/": PAGE, "/bundle/": artifact.root, "/ort/": fetch_package(_PACKAGES[provider]) / "dist"}
         self._server = LoopbackServer(folders, headers=ISOLATION if is_isolated else {})
         try:
-            self._page = BrowserPage(f"{self._server.url}/index.html")
+            self._page = BrowserPage(f"{self._server.url}/index.html", flags=FLAGS if provider == "webgpu" else ())
         except DmedgeError:
             self._server.close()
             raise
         try:
+            if provider == "webgpu":
+                find_adapter(self._page)  # without one onnxruntime-web would say less
             base_rss_bytes = self._renderer_bytes(resident_bytes)
-            loaded = self._ask(_LOAD, threads, f"while loading {artifact.root}")
+            request = {"threads": threads, "provider": provider}
+            loaded = self._ask(_LOAD, request, f"while loading {artifact.root}")
         except DmedgeError:
             self.close()
             raise
@@ -73,6 +85,8 @@ class BrowserSession:
             base_rss_bytes=base_rss_bytes,
             peak_rss_bytes=0,
         )
+        if loaded["adapter"] is not None:
+            self._facts["adapter"] = asdict(Adapter.read(loaded["adapter"]))
 
     def run(self, program: str, inputs: Sequence[Array]) -> list[Array]:
         """See `Session.run`."""
@@ -98,6 +112,21 @@ class BrowserSession:
         check_inputs(find_program(self.programs, program), [inputs])
         request = {"program": program, "packed": _to_text(pack([inputs])), "runs": runs}
         return np.array(self._ask("(request) => driver.time(request)", request, f"while timing {program}"), np.int64)
+
+    def placements(self, cases: Mapping[str, Sequence[Array]]) -> dict[str, list[dict[str, Any]]]:
+        """Which provider runs each operator of each program, as the profiler of onnxruntime-web saw it.
+
+        Args:
+            cases: program -> inputs of one run.
+
+        Returns:
+            Program -> for each operator that ran: `operator`, `provider`, and `types`, those of its outputs.
+        """
+        request = [{"program": program, "packed": _to_text(pack([inputs]))} for program, inputs in cases.items()]
+        found: dict[str, list[dict[str, Any]]] = self._ask(
+            "(cases) => driver.placements(cases)", request, "while asking where operators run"
+        )
+        return found
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of every text, by the tokenizer of the loader."""

@@ -299,7 +299,7 @@ def open_anywhere(artifact: Artifact, runtime: Runtime, device: Device | Browser
     if device is None:
         return open_session(artifact, runtime=runtime, threads=threads)
     if isinstance(device, BrowserDevice):
-        return BrowserSession(artifact, threads=threads)
+        return BrowserSession(artifact, provider=device.provider, threads=threads)
     return open_device_session(artifact, device, runtime=runtime, threads=threads)
 
 

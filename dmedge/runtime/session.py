@@ -1,11 +1,11 @@
 """One way to run an artifact's programs, whatever runtime carries them."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypedDict
+from typing import Any, NotRequired, Protocol, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class SessionFacts(TypedDict):
     load_ms: float | None  # reading all programs, with the file in the page cache or not
     base_rss_bytes: int | None  # resident memory with the runtime imported, before any program was read
     peak_rss_bytes: int | None  # largest resident memory of the process that runs the programs, until now
+    adapter: NotRequired[Mapping[str, Any]]  # what WebGPU computes on, where it computes
 
 
 class Session(Protocol):

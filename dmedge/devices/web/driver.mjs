@@ -5,20 +5,56 @@
  * Arrays travel as in `dmedge.runtime.wire`: per position [dtype, int32 shapes [n, rank], data], in base64.
  */
 
+import { describeAdapter } from "/adapter.mjs";
 import { openBundle } from "/bundle/dmedge.mjs";
-import * as ort from "/ort/ort.wasm.min.mjs";
 
 const TYPES = { "|u1": ["uint8", Uint8Array], "<i4": ["int32", Int32Array], "<f4": ["float32", Float32Array] };
 const DTYPES = Object.fromEntries(Object.entries(TYPES).map(([dtype, [type]]) => [type, dtype]));
 
-let model;
+let printed = []; // by the profiler of onnxruntime, which knows no other way out of the page
 
-export async function load(threads) {
+let ort, model, options;
+
+/** Load the bundle by a provider of onnxruntime-web; `adapter` is what that computes on, if it is a GPU. */
+export async function load({ threads, provider }) {
+  console.log = (...parts) => printed.push(parts.join(" ")); // before onnxruntime-web takes hold of it
+  ort = await import(`/ort/ort.${provider}.min.mjs`);
   ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = "/ort/";
+  options = { ort, threads, providers: [provider] };
   const start = performance.now();
-  model = await openBundle({ ort, threads });
-  return { loadMs: performance.now() - start, threads: ort.env.wasm.numThreads, version: ort.env.versions.web };
+  model = await openBundle(options);
+  const loadMs = performance.now() - start;
+  const ran = model.providers?.[0] ?? "wasm"; // the loader of an older bundle takes no providers
+  if (ran !== provider) throw new Error(`the loader of this bundle runs ${ran} alone; export the bundle again`);
+  const adapter = provider === "webgpu" ? describeAdapter((await ort.env.webgpu.device).adapterInfo) : null;
+  return { loadMs, threads: ort.env.wasm.numThreads, version: ort.env.versions.web, adapter };
+}
+
+/**
+ * Which provider runs each operator: by the profiler, in sessions of their own, since it slows what it watches.
+ *
+ * @param {{program: string, packed: Array}[]} cases one for each program
+ * @returns {Promise<Object<string, {operator: string, provider: string, types: string[]}[]>>} types are of its outputs
+ */
+export async function placements(cases) {
+  const create = (content, chosen) => ort.InferenceSession.create(content, { ...chosen, enableProfiling: true });
+  const watched = await openBundle({ ...options, ort: { ...ort, InferenceSession: { create } } });
+  const found = {};
+  for (const { program, packed } of cases) {
+    const session = watched.sessions[program];
+    await session.run(unpack(program, packed, 1)[0]);
+    printed = [];
+    session.endProfiling();
+    found[program] = printed.filter((line) => line.includes("_kernel_time")).map(readEvent);
+  }
+  await watched.release();
+  return found;
+}
+
+function readEvent(line) {
+  const { op_name, provider, output_type_shape } = JSON.parse(line.replace(/,\s*$/, "")).args;
+  return { operator: op_name, provider, types: output_type_shape.flatMap(Object.keys) };
 }
 
 /** Run one program for each of `count` packed items; outputs by their place in the manifest. */

@@ -1,0 +1,126 @@
+"""Bundles on WebGPU in headless Chromium: here on software, in place of a GPU, and said to be so."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dmedge.artifact import Artifact
+from dmedge.cli.main import cli
+from dmedge.compress.recipe import CompressConfig, compress_artifact
+from dmedge.data.evalset import EvalSet
+from dmedge.devices.browser import find_chromium
+from dmedge.devices.inventory import list_devices
+from dmedge.devices.webgpu import Adapter, ask_for_adapter
+from dmedge.errors import DmedgeError
+from dmedge.evidence.bench import bench_bundle
+from dmedge.evidence.browser import check_in_browser, open_browser_session
+from dmedge.evidence.config import BenchConfig
+from dmedge.evidence.verdict import Budget
+from dmedge.export.bundle import ExportConfig, export_bundle
+from tests.proven_bundles import data, pictures
+from tests.tiny_bundles import CONFIG, bundle_once, tiny_checkpoint, write_checkpoint
+
+__all__ = ["data", "pictures", "tiny_checkpoint"]  # fixtures
+
+BENCH = BenchConfig(device="web:webgpu", rounds=2, repeats=1)
+INFO = {"vendor": "google", "architecture": "", "device": "", "description": "", "isFallbackAdapter": False}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """With the text tower that has the fewest operators: a GPU of software compiles each for a second."""
+    return write_checkpoint(tmp_path_factory.mktemp("webgpu") / "checkpoint", replace(CONFIG, text="bag"))
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Artifact) -> Artifact:
+    return export_text(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(checkpoint: Artifact) -> Artifact:
+    config = CompressConfig(int8=True, ledger_texts=0, calibration_items=8)
+    return export_text(compress_artifact(checkpoint, config, checkpoint.sibling("int8")))
+
+
+def export_text(checkpoint: Artifact) -> Artifact:
+    config = ExportConfig(target="web", runtimes=("onnxruntime",), variant="text-only")
+    return export_bundle(checkpoint, config, checkpoint.sibling("web"))
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The browser as it starts by itself without a window: it gives pages no GPU, not even one of software."""
+    monkeypatch.setattr("dmedge.devices.webgpu.FLAGS", ())
+    monkeypatch.setattr("dmedge.runtime.browser_session.FLAGS", ())
+    ask_for_adapter.cache_clear()
+
+
+@pytest.mark.slow
+def test_the_command_replays_the_pack_on_webgpu(bundle: Artifact) -> None:
+    done = CliRunner().invoke(cli, ["conform", str(bundle.root), "--device", "web:webgpu"])
+    assert done.exit_code == 0, done.output
+    assert f"\nWebGPU by {ask_for_adapter(find_chromium())}\n" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_webgpu_would_leave_to_webassembly_has_no_latency(
+    int8_bundle: Artifact, bundle: Artifact, checkpoint: Artifact, data: EvalSet, tmp_path: Path
+) -> None:
+    message = "on WebGPU, onnxruntime-web leaves .*MatMulInteger.* of encode_text to WebAssembly; .* use --device web"
+    out = tmp_path / "bench"
+    with pytest.raises(DmedgeError, match=message):
+        bench_bundle(int8_bundle, bundle, checkpoint, out, data=data, config=BENCH, budget=Budget())
+    assert not out.exists()
+
+
+@pytest.mark.thorough
+def test_a_benchmark_on_webgpu_names_what_computed(
+    bundle: Artifact, checkpoint: Artifact, data: EvalSet, tmp_path: Path
+) -> None:
+    evidence = bench_bundle(bundle, bundle, checkpoint, tmp_path / "bench", data=data, config=BENCH, budget=Budget())
+    report = json.loads(evidence.file("bench.json").read_text("utf-8"))
+    adapter = Adapter(**report["runtime"]["adapter"])
+    label = rf"headless Chromium [\d.]+ on this host, WebGPU by {re.escape(str(adapter))}, not a phone"
+    assert re.fullmatch(label, report["label"])
+    assert adapter.vendor and adapter.is_software == ("no GPU" in report["label"])
+    assert report["device"] == "web:webgpu"
+    for side in ("artifact", "fp32"):
+        assert report["parity"][side]["error_ratio"] <= 1 and report["parity"][side]["texts"] > 0
+        assert report["start"][side]["load_ms"] > 0
+    assert set(report["programs"]) == {"encode_text", "encode_text_longest"}
+
+
+@pytest.mark.slow
+def test_without_an_adapter_there_is_one_sentence(bundle: Artifact, no_gpu: None) -> None:
+    with pytest.raises(DmedgeError, match=r"Chromium [\d.]+ gives WebGPU no adapter here; .* use --device web"):
+        open_browser_session(bundle, provider="webgpu")
+    listed = {row.name: row for row in list_devices()}
+    assert listed["web"].is_available
+    assert not listed["web:webgpu"].is_available and "no adapter here" in listed["web:webgpu"].description
+
+
+@pytest.mark.thorough
+def test_all_programs_run_on_webgpu(tiny_checkpoint: Artifact, tmp_path_factory: pytest.TempPathFactory) -> None:
+    bundle = bundle_once(tmp_path_factory, tiny_checkpoint, "web")
+    with open_browser_session(bundle, provider="webgpu") as session:
+        report = check_in_browser(session, bundle)
+    assert set(report.programs) == {"encode_image", "encode_text", "fuse"} and report.error_ratio <= 1
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({"architecture": "swiftshader"}, "software (google swiftshader), no GPU"),
+        ({"isFallbackAdapter": True}, "software (google), no GPU"),
+        ({"architecture": "gen-5"}, "google gen-5"),
+        ({"description": "A GPU 7"}, "A GPU 7"),
+        ({"vendor": ""}, "a GPU that is not named"),
+    ],
+)
+def test_an_adapter_says_what_it_is(info: dict[str, object], words: str) -> None:
+    assert str(Adapter.read(INFO | info)) == words
