@@ -1,8 +1,7 @@
 """The judge of a budget search: quantizes as the stage would, and measures what a plan costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from dmedge.compress.int8 import Quantized, quantize_checkpoint
 from dmedge.compress.ledger import weight_bytes
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import DataError
-from dmedge.evidence.accuracy import evaluate
+from dmedge.evidence.accuracy import evaluate_among
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.model.dual import DualEncoder
 from dmedge.training.validation import LiveEncoder
@@ -96,30 +95,12 @@ class Judge:
 
     def _recalls(self, checkpoint: Checkpoint, side: tuple[str, ...]) -> dict[str, float]:
         """Recall@10, text to image, of every language that counts; pictures are embedded once for each `side`."""
-        encoder = OneSided(checkpoint, self._images, side)
-        found = evaluate(encoder, self.question.data).by_language("text_to_image")
+        data, encoder = self.question.data, LiveEncoder(checkpoint.model, checkpoint.tokenizer, checkpoint.preprocess)
+        if side not in self._images:
+            self._images[side] = encoder.images(data.images)
+        found = evaluate_among(self._images[side], encoder, data).by_language("text_to_image")
         languages = self.question.languages or found.keys()
         return {tag: float(one.recall_at_10) for tag, one in found.items() if tag in languages}
-
-
-class OneSided:
-    """An encoder that takes pictures it has embedded before from memory."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, known: dict[tuple[str, ...], NDArray[np.float32]], side: tuple[str, ...]
-    ) -> None:
-        self.live = LiveEncoder(checkpoint.model, checkpoint.tokenizer, checkpoint.preprocess)
-        self.known, self.side = known, side
-
-    def images(self, images: Sequence[Any]) -> NDArray[np.float32]:
-        """Embed pictures as [N, D]; the plan of this side says whether that was done already."""
-        if self.side not in self.known:
-            self.known[self.side] = self.live.images(images)
-        return self.known[self.side]
-
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts as [T, D]."""
-        return self.live.texts(texts)
 
 
 def mean(recalls: Mapping[str, float]) -> float:

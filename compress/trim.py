@@ -5,17 +5,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import texts_by_language, validation_set, word_count
 from dmedge.compress.vocabulary import count_pieces, frequent_pieces, kept_pieces, trim_vocabulary
 from dmedge.data.evalset import EvalSet
 from dmedge.data.languages import choose_languages
-from dmedge.evidence.accuracy import evaluate
+from dmedge.evidence.accuracy import evaluate_among
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.training.validation import LiveEncoder
 
@@ -98,25 +96,11 @@ def trim_languages(checkpoint: Checkpoint, config: CompressConfig, folder: Path)
     return Trimmed(trimmed, languages, pieces_before, losses)
 
 
-@dataclass(frozen=True, eq=False)
-class _AmongPictures:
-    """The texts of a model among pictures that were embedded before."""
-
-    encoder: LiveEncoder
-    pictures: NDArray[np.float32]  # [N, D]
-
-    def images(self, images: Sequence[Any]) -> NDArray[np.float32]:
-        return self.pictures
-
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return self.encoder.texts(texts)
-
-
 def _recalls_at_10(checkpoints: Sequence[Checkpoint], data: EvalSet) -> list[dict[str, float]]:
     """Text to image, of every language, for checkpoints that have one image tower in common."""
     encoders = [LiveEncoder(one.model, one.tokenizer, one.preprocess) for one in checkpoints]
     pictures = encoders[0].images(data.images)
-    reports = [evaluate(_AmongPictures(encoder, pictures), data) for encoder in encoders]
+    reports = [evaluate_among(pictures, encoder, data) for encoder in encoders]
     return [
         {tag: score.recall_at_10 for tag, score in report.by_language("text_to_image").items()} for report in reports
     ]

@@ -10,7 +10,7 @@ import pytest
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import DataError, VerifyError
 from dmedge.evidence import accuracy, retrieval
-from dmedge.evidence.accuracy import DIRECTIONS, Measurement, evaluate, measure, work_in
+from dmedge.evidence.accuracy import DIRECTIONS, Measurement, evaluate, evaluate_among, measure, work_in
 from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.leakage import data_digest
@@ -109,6 +109,23 @@ def test_broken_embeddings_are_refused(data: EvalSet, value: float, message: str
 
     with pytest.raises(VerifyError, match=message):
         evaluate(Broken(), data)
+
+
+def test_an_encoder_that_does_not_mind_the_parts_is_refused(data: EvalSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remembering(TableEncoder):
+        def images(self, images: Sequence[Any]) -> Floats:
+            return super().images(data.images)
+
+    monkeypatch.setattr(accuracy, "PART_IMAGES", 20)
+    with pytest.raises(VerifyError, match="60 embeddings of 30 images; expected one of each"):
+        evaluate(Remembering(), data)
+
+
+def test_pictures_that_were_embedded_before_rank_the_same(data: EvalSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TableEncoder(noise=0.5)
+    whole = evaluate(encoder, data)
+    monkeypatch.setattr(accuracy, "PART_IMAGES", 7)
+    assert evaluate_among(encoder.images(data.images), encoder, data).to_json() == whole.to_json()
 
 
 def test_nothing_to_evaluate_is_an_error(data: EvalSet) -> None:

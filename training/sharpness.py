@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.data.evalset import EvalSet
-from dmedge.evidence.accuracy import evaluate
+from dmedge.evidence.accuracy import evaluate_among
 from dmedge.evidence.retrieval import Score
 from dmedge.training.validation import LiveEncoder
 
@@ -17,18 +16,13 @@ GRID = (0.35, 0.5, 0.7, 1.0, 1.4)
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """Embeddings of one evaluation set that were computed before."""
+    """Texts of one evaluation set that were embedded before."""
 
-    image: NDArray[np.float32]  # [N, D], in the order of the set
     text: NDArray[np.float32]  # [T, D]
     row: Mapping[str, int]  # of `text`
 
-    def images(self, images: Sequence[Any]) -> NDArray[np.float32]:
-        """See `TextImageEncoder`."""
-        return self.image
-
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """See `TextImageEncoder`."""
+        """See `TextEncoder`."""
         return self.text[[self.row[text] for text in texts]]
 
 
@@ -57,7 +51,7 @@ def sharpen_(encoder: LiveEncoder, data: EvalSet) -> dict[str, float]:
     texts = {factor: sharpened(text_rows, factor) for factor in GRID}
 
     def figures(image: float, text: float) -> Score:
-        return evaluate(_Ready(images[image], texts[text], row), data).macro("text_to_image")
+        return evaluate_among(images[image], _Ready(texts[text], row), data).macro("text_to_image")
 
     by_image = {factor: figures(factor, 1.0) for factor in GRID}
     image = max(GRID, key=lambda factor: by_image[factor].mrr)

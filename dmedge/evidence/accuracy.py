@@ -29,15 +29,19 @@ PART_IMAGES, PART_TEXTS = 512, 8192  # embedded between two steps of a progress 
 NORM_TOLERANCE = 1e-2  # of an embedding's length from 1; int8 and fp16 programs normalise in float
 
 
-class TextImageEncoder(Protocol):
-    """What can be evaluated: a bundle in its runtime, or a model still in training."""
-
-    def images(self, images: Sequence[Any]) -> Floats:
-        """Embed images as [N, D] unit-norm rows."""
-        ...
+class TextEncoder(Protocol):
+    """What can be evaluated among pictures that were embedded before."""
 
     def texts(self, texts: Sequence[str]) -> Floats:
         """Embed texts as [T, D] unit-norm rows."""
+        ...
+
+
+class TextImageEncoder(TextEncoder, Protocol):
+    """What can be evaluated: a bundle in its runtime, or a model still in training."""
+
+    def images(self, images: Sequence[Any]) -> Floats:
+        """Embed images as [N, D] unit-norm rows; a large set comes in several calls."""
         ...
 
 
@@ -140,6 +144,19 @@ def evaluate(encoder: TextImageEncoder, data: EvalSet) -> AccuracyReport:
     return measure(encoder, data).report
 
 
+def evaluate_among(images: Floats, encoder: TextEncoder, data: EvalSet) -> AccuracyReport:
+    """As `evaluate`, with pictures that were embedded before.
+
+    Args:
+        images: embeddings [N, D] of `data.images`.
+
+    Raises:
+        DataError: the set holds no images or no texts.
+        VerifyError: an embedding is not finite, or not of unit length, or there are not as many as pictures.
+    """
+    return _measure(lambda: images, encoder, data).report
+
+
 def measure(
     encoder: TextImageEncoder,
     data: EvalSet,
@@ -157,16 +174,33 @@ def measure(
 
     Raises:
         DataError: the set holds no images or no texts.
-        VerifyError: an embedding is not finite, or not of unit length.
+        VerifyError: an embedding is not finite, or not of unit length, or there are not as many as pictures.
     """
+
+    def embedded() -> Floats:
+        return np.concatenate([encoder.images(part) for part in _parts(data.images, PART_IMAGES, advance)])
+
+    return _measure(embedded, encoder, data, keep, advance)
+
+
+def _measure(
+    embedded: Callable[[], Floats],
+    encoder: TextEncoder,
+    data: EvalSet,
+    keep: Ints | None = None,
+    advance: Callable[[int], object] = lambda items: None,
+) -> Measurement:
     if not len(data.images) or not len(data.texts):
         raise DataError(
             f"{data.name}: {len(data.images)} images and {len(data.texts)} texts; expected one of each at least"
         )
     keep = np.empty(0, np.int64) if keep is None else keep
-    images = _checked(
-        np.concatenate([encoder.images(part) for part in _parts(data.images, PART_IMAGES, advance)]), "image"
-    )
+    images = _checked(embedded(), "image")
+    if len(images) != len(data.images):
+        raise VerifyError(
+            f"{data.name}: {len(images)} embeddings of {len(data.images)} images; expected one of each, in their "
+            "order; the encoder must embed what it is given"
+        )
     kept = np.zeros((len(keep), images.shape[1]), np.float32)
     parts, before = [], None
     with ThreadPoolExecutor(1) as ranking:
