@@ -57,7 +57,7 @@ def _scaled_each_first(op: Any, sums: Any, codes: Any, scales: Any, factor: Any)
 
 
 def _scaled_all_first(op: Any, sums: Any, codes: Any, scales: Any, factor: Any) -> Any:
-    """onnxruntime fuses what the sums are multiplied by first, and is slow at a scale for each of many outputs."""
+    """What sums are multiplied by first, onnxruntime fuses with them, slowly where each of many outputs has its own."""
     return op.Mul(op.Mul(sums, op.Mul(codes, factor)), scales)
 
 
