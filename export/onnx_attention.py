@@ -41,7 +41,7 @@ class OnnxAttention(nn.Module):
         return self.out(mixed)  # type: ignore[no-any-return]
 
     def _fused(self, operation: str, inputs: Sequence[Tensor | None], shape: Sequence[Size]) -> Tensor:
-        settings = {"num_heads": self.heads, "mask_filter_value": MASKED}
+        settings: dict[str, Any] = {"num_heads": self.heads, "mask_filter_value": MASKED}
         return torch.onnx.ops.symbolic(operation, inputs, settings, dtype=torch.float32, shape=shape, version=1)
 
 
@@ -99,7 +99,7 @@ def _of_itself(module: Attention) -> nn.Module:
     parts = module.query, module.key, module.value
     if any(part.bias is None for part in parts):
         return OnnxAttention(module)
-    kinds = {type(part) for part in parts}
+    kinds: set[type[nn.Module]] = {type(part) for part in parts}
     if kinds == {nn.Linear}:
         return OnnxSelfAttention(module)
     return OnnxIntSelfAttention(module) if kinds == {DynamicLinear} else OnnxAttention(module)

@@ -6,16 +6,20 @@ from dmedge.errors import require
 
 
 def fuse_patterns_(model: Any) -> None:
-    """Write what `F.normalize` and `masked_mean` were traced as with LpNormalization.
+    """Write what `F.normalize` and `masked_mean` were traced as with LpNormalization, and scale sums of integers anew.
 
-    It leaves a vector of zeros as it is, as both do.
+    LpNormalization leaves a vector of zeros as it is, as both do.
 
     Args:
         model: of onnx_ir.
     """
     rewriter: Any = require("onnxscript.rewriter", "onnx")
     rule = require("onnxscript.rewriter.pattern", "onnx").RewriteRule
-    rules = [rule(_divided, _unit_length, _is_unit_length), rule(_summed_and_counted, _mean, _is_mean)]
+    rules = [
+        rule(_divided, _unit_length, _is_unit_length),
+        rule(_summed_and_counted, _mean, _is_mean),
+        rule(_scaled_each_first, _scaled_all_first, _is_number),
+    ]
     rewriter.rewrite(model, pattern_rewrite_rules=rules)
 
 
@@ -46,6 +50,19 @@ def _mean(op: Any, tokens: Any, keep: Any, last: Any, rows: Any, **_: Any) -> An
 
 def _is_mean(_: Any, last: Any, rows: Any, one: Any, **others: Any) -> bool:
     return _numbers(last) in ([2], [-1]) and _numbers(rows) == [1] and _numbers(one) == 1
+
+
+def _scaled_each_first(op: Any, sums: Any, codes: Any, scales: Any, factor: Any) -> Any:
+    return op.Mul(op.Mul(sums, op.Mul(codes, scales)), factor)
+
+
+def _scaled_all_first(op: Any, sums: Any, codes: Any, scales: Any, factor: Any) -> Any:
+    """What sums are multiplied by first, onnxruntime fuses with them, slowly where each of many outputs has its own."""
+    return op.Mul(op.Mul(sums, op.Mul(codes, factor)), scales)
+
+
+def _is_number(_: Any, scales: Any, factor: Any, **others: Any) -> bool:
+    return len(scales.shape) == 1 and isinstance(_numbers(factor), float)
 
 
 def _numbers(value: Any) -> Any:
