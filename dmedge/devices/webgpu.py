@@ -20,6 +20,7 @@ FLAGS = (
     "--enable-features=Vulkan",
     "--use-angle=vulkan",
     "--disable-vulkan-surface",
+    "--disable-gpu-watchdog",  # software compiles for seconds, and is not hung
     "--enable-webgpu-developer-features",  # the adapter tells its name too
 )
 _FIND = "async () => (await import('/adapter.mjs')).findAdapter()"
