@@ -241,7 +241,7 @@ def language_rows(data: EvalSet) -> dict[str, Ints]:
     return {str(name): rows for name, rows in zip(names, np.split(order, ends[:-1]), strict=True)}
 
 
-def _embed_texts(encoder: TextImageEncoder, data: EvalSet, rows: Ints, advance: Callable[[int], object]) -> Floats:
+def _embed_texts(encoder: TextEncoder, data: EvalSet, rows: Ints, advance: Callable[[int], object]) -> Floats:
     """[R, D] embeddings of some texts; equal ones are embedded once."""
     place: dict[str, int] = {}
     position = [place.setdefault(data.texts[row], len(place)) for row in rows]
