@@ -1,10 +1,11 @@
 """A web server that only this machine reaches: folders under prefixes, with headers, such as those of threads."""
 
+import sys
 import threading
 from collections.abc import Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dmedge.errors import DmedgeError
 
@@ -38,7 +39,7 @@ class LoopbackServer:
             headers_added: ClassVar = dict(headers)
 
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            self._server = _Server(("127.0.0.1", port), Handler)
         except OSError as error:
             raise DmedgeError(f"port {port}: {error.strerror}; expected a free one; choose another --port") from error
         self._server.daemon_threads = True
@@ -49,6 +50,13 @@ class LoopbackServer:
         """Stop serving; closing twice is fine."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that ends before it has all of a file is no error of this program."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(SimpleHTTPRequestHandler):
