@@ -17,7 +17,7 @@ from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import validation_set
 from dmedge.compress.int8 import fidelity, quantize_checkpoint
 from dmedge.compress.ledger import LedgerLine, ledger_line, write_ledger
-from dmedge.compress.trim import trim_languages
+from dmedge.compress.trim import Trimmed, trim_languages
 from dmedge.data.content import TRAINED_ON, Ids, write_ids
 from dmedge.data.evalset import EvalSet
 from dmedge.data.languages import choose_languages
@@ -55,6 +55,8 @@ class Work:
     lines: list[LedgerLine] = field(default_factory=list)
     shown: list[Ids] = field(default_factory=list)  # ids of pictures of one's own, by lesson
     data: EvalSet | None = None
+    teacher: "Teacher | None" = None  # that distillation named
+    trimmed: Trimmed | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,12 +97,12 @@ def compress_artifact(parent: Artifact, config: CompressConfig, out: Path) -> Ar
     with new_artifact(out) as draft, TemporaryDirectory() as scratch:
         work = _begin(parent, config, out)
         work.write_down("start")
+        if config.languages:
+            _trim_(work, draft, Path(scratch))
         if config.distill:
             _distil_(work)
         if config.prune:
             _prune_(work)
-        if config.languages:
-            _trim_(work, draft, Path(scratch))
         if config.int8:
             _quantize_(work, draft)
         artifact = _finish(work, draft)
@@ -137,10 +139,10 @@ def _distil_(work: Work) -> None:
     from dmedge.compress.student import make_student
 
     config, student = work.config, work.checkpoint
-    teacher = _teacher(work)
+    work.teacher = _named_teacher(work)
     if config.student:
         student = make_student(student, config.student, config.seed)
-    work.checkpoint = work.take(learn(student, teacher, config, Lesson("distil", work.out, work.parents)))
+    work.checkpoint = work.take(learn(student, work.teacher, config, Lesson("distil", work.out, work.parents)))
     work.write_down(f"distil {config.student}".strip())
 
 
@@ -150,25 +152,29 @@ def _prune_(work: Work) -> None:
     from dmedge.compress.prune import prune
     from dmedge.training.distill import ModelTeacher
 
-    config, whole = work.config, work.checkpoint
+    config, whole, teacher = work.config, work.checkpoint, work.teacher
     importance = measured_importance(whole, config)
     work.checkpoint = prune(whole, importance, config.prune, config.prune_scope)
     work.write_down(f"prune {config.prune:g}")
     if config.learn.steps:
-        named = _teacher(work) if config.distill else None
-        teacher = named if isinstance(named, ModelTeacher) else ModelTeacher(whole.model)  # a table sees no pictures
+        if not isinstance(teacher, ModelTeacher):  # a table says less than the model before
+            teacher = ModelTeacher(whole.model)
         lesson = Lesson("prune", work.out, work.parents)
         work.checkpoint = work.take(learn(work.checkpoint, teacher, config, lesson))
         work.write_down("recover")
 
 
-def _teacher(work: Work) -> "Teacher":
-    """The teacher that `distill` names."""
+def _named_teacher(work: Work) -> "Teacher":
+    """The teacher that `distill` names; one that reads what the parent reads is trimmed as that was."""
     from dmedge.compress.teachers import load_teacher
+    from dmedge.training.distill import ModelTeacher
 
     config = work.config
-    name = str(work.parent.root) if config.distill == PARENT else config.distill
-    teacher, artifact = load_teacher(name, work.checkpoint, config.data, config.learn.pivot_language)
+    if config.distill == PARENT:
+        work.parents["teacher"] = work.parent.digest
+        return ModelTeacher(work.checkpoint.model)
+    fit = work.trimmed.fit if work.trimmed else None
+    teacher, artifact = load_teacher(config.distill, work.checkpoint, config.data, config.learn.pivot_language, fit)
     if artifact is not None:
         work.parents["teacher"] = artifact.digest
     return teacher
@@ -177,6 +183,7 @@ def _teacher(work: Work) -> "Teacher":
 def _trim_(work: Work, draft: Draft, scratch: Path) -> None:
     trimmed = trim_languages(work.checkpoint, work.config, scratch)
     trimmed.write(draft.path / VOCABULARY)
+    work.trimmed = trimmed
     work.checkpoint, work.languages = trimmed.checkpoint, trimmed.languages
     work.summary |= trimmed.summary()
     work.write_down("trim")

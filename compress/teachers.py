@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dmedge.artifact import Artifact, load_artifact
+from dmedge.compress.vocabulary import vocabulary_files
 from dmedge.data.emoji import load_pack
-from dmedge.data.hf_tokenizer import AnyTokenizer, HfTokenizer
 from dmedge.errors import ConfigError, require
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.training.data import TrainingData, emoji_training_data
@@ -23,9 +23,12 @@ logger = logging.getLogger(__name__)
 
 SENTENCE_ENCODER = "universal-sentence-encoder"
 EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
+Fit = Callable[[Checkpoint], Checkpoint]
 
 
-def load_teacher(name: str, student: Checkpoint, data: str, pivot: str) -> tuple[Teacher, Artifact | None]:
+def load_teacher(
+    name: str, student: Checkpoint, data: str, pivot: str, fit: Fit | None = None
+) -> tuple[Teacher, Artifact | None]:
     """The teacher called `name`, and the artifact that it is, if any.
 
     A checkpoint that reads the tokens and the pictures of the student teaches on every batch. Any other says
@@ -36,6 +39,7 @@ def load_teacher(name: str, student: Checkpoint, data: str, pivot: str) -> tuple
         student: who learns.
         data: "emoji", or a folder with images and captions.
         pivot: a language that the teacher knows.
+        fit: changes the vocabulary of a checkpoint as that of the student was changed.
 
     Raises:
         ArtifactError: there is no such checkpoint.
@@ -46,6 +50,8 @@ def load_teacher(name: str, student: Checkpoint, data: str, pivot: str) -> tuple
         return _table(sentence_encoder(), name, data, pivot), None
     artifact = load_artifact(Path(name), kind="checkpoint")
     teacher = load_checkpoint(artifact)
+    if fit is not None:
+        teacher = fit(teacher)
     if reads_the_same(teacher, student):
         return ModelTeacher(teacher.model), artifact
     logger.info("%s reads other tokens or pictures than its student: it teaches by texts in %s", name, pivot)
@@ -55,13 +61,9 @@ def load_teacher(name: str, student: Checkpoint, data: str, pivot: str) -> tuple
 
 def reads_the_same(first: Checkpoint, second: Checkpoint) -> bool:
     """Whether two models take the same pixels and the same token ids."""
-    return first.preprocess == second.preprocess and _vocabulary(first.tokenizer) == _vocabulary(second.tokenizer)
-
-
-def _vocabulary(tokenizer: AnyTokenizer) -> object:
-    if isinstance(tokenizer, HfTokenizer):
-        return tokenizer.files
-    return tokenizer.model_path.read_bytes()
+    return first.preprocess == second.preprocess and (
+        vocabulary_files(first.tokenizer) == vocabulary_files(second.tokenizer)
+    )
 
 
 def sentence_encoder() -> EmbedTexts:

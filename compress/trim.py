@@ -3,15 +3,23 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import texts_by_language, validation_set, word_count
-from dmedge.compress.vocabulary import count_pieces, frequent_pieces, kept_pieces, trim_vocabulary
+from dmedge.compress.token_rows import keep_rows
+from dmedge.compress.vocabulary import (
+    count_pieces,
+    frequent_pieces,
+    kept_pieces,
+    trim_vocabulary,
+    vocabulary_files,
+)
 from dmedge.data.evalset import EvalSet
+from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.data.languages import choose_languages
 from dmedge.evidence.accuracy import evaluate_among
 from dmedge.model.checkpoint import Checkpoint
@@ -38,8 +46,16 @@ class Trimmed:
 
     checkpoint: Checkpoint
     languages: tuple[str, ...]
+    before: AnyTokenizer
+    keep: tuple[int, ...]  # token ids of `before`
     pieces_before: int
     losses: Mapping[str, LanguageLoss]
+
+    def fit(self, other: Checkpoint) -> Checkpoint:
+        """`other` with the trimmed vocabulary too, if it has the one that was trimmed."""
+        if vocabulary_files(other.tokenizer) != vocabulary_files(self.before):
+            return other
+        return replace(other, model=keep_rows(other.model, self.keep), tokenizer=self.checkpoint.tokenizer)
 
     def summary(self) -> dict[str, object]:
         """The ledger of the stage."""
@@ -93,7 +109,7 @@ def trim_languages(checkpoint: Checkpoint, config: CompressConfig, folder: Path)
             recall_at_10_before=recalls[0].get(language),
             recall_at_10_after=recalls[1].get(language),
         )
-    return Trimmed(trimmed, languages, pieces_before, losses)
+    return Trimmed(trimmed, languages, checkpoint.tokenizer, keep, pieces_before, losses)
 
 
 def _recalls_at_10(checkpoints: Sequence[Checkpoint], data: EvalSet) -> list[dict[str, float]]:

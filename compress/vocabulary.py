@@ -100,6 +100,11 @@ def trim_vocabulary(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -
     return replace(checkpoint, model=keep_rows(checkpoint.model, keep), tokenizer=made)
 
 
+def vocabulary_files(tokenizer: AnyTokenizer) -> Mapping[str, bytes]:
+    """All that decides which ids a text gets, by file name."""
+    return tokenizer.files if isinstance(tokenizer, HfTokenizer) else {TOKENIZER: tokenizer.model_path.read_bytes()}
+
+
 def _vocabulary(tokenizer: AnyTokenizer) -> tuple[Kind, bytes]:
     if isinstance(tokenizer, HfTokenizer):
         kind = tokenizer.rules.kind
