@@ -174,9 +174,9 @@ def _named_teacher(work: Work) -> "Teacher":
         work.parents["teacher"] = work.parent.digest
         return ModelTeacher(work.checkpoint.model)
     fit = work.trimmed.fit if work.trimmed else None
-    teacher, artifact = load_teacher(config.distill, work.checkpoint, config.data, config.learn.pivot_language, fit)
-    if artifact is not None:
-        work.parents["teacher"] = artifact.digest
+    teacher, digest = load_teacher(config.distill, work.checkpoint, config.data, config.learn.pivot_language, fit)
+    if digest is not None:
+        work.parents["teacher"] = digest
     return teacher
 
 

@@ -14,6 +14,7 @@ from dmedge.errors import ConfigError
 from dmedge.model.checkpoint import Checkpoint
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
+from dmedge.model.hf_layers import keep_layers, layer_count, layers_prefix
 
 MULTIPLE = 8  # of widths
 LEAST_BLOCKS = 2  # the shipped text tower with one of its two finds 0.09 where it found 0.79, before it learns
@@ -24,7 +25,7 @@ class StudentShape:
     """Shares of the teacher that a student keeps."""
 
     width: float  # of the numbers per patch and per token, of dmedge's own towers
-    depth: float  # of the blocks of transformers, but two at least
+    depth: float  # of the blocks of transformers, imported ones too, but two at least
 
 
 STUDENTS: Mapping[StudentSize, StudentShape] = {
@@ -71,7 +72,7 @@ def make_student(teacher: Checkpoint, size: StudentSize, seed: int = 0) -> Check
     """A smaller model with the weights of `teacher` that it has room for; the fusion starts anew.
 
     Blocks are kept evenly spaced, the last one among them, and channels by the sum of the squares of all weights
-    that make or read them. Imported towers keep their widths.
+    that make or read them. Imported towers keep their width and lose layers alone.
 
     Raises:
         ConfigError: there is nothing that could be smaller.
@@ -157,18 +158,33 @@ def _renumbered(before: DualEncoder, after: DualEncoder) -> dict[str, Tensor]:
     source: dict[str, Tensor] = {}
     state = before.state_dict()
     for tower in ("image", "text"):
-        olds, news = (getattr(getattr(model, tower), "blocks", ()) for model in (before, after))
-        old, new = len(olds), len(news)
-        numbers = [round((place + 1) * old / new) - 1 for place in range(new)]
-        for place, number in enumerate(numbers):
-            prefix = f"{tower}.blocks.{number}."
+        old, new = (_depth(model.config, tower) for model in (before, after))
+        if old == new:
+            continue
+        spec = getattr(before.config, f"{tower}_hf")
+        blocks = f"{tower}.{layers_prefix(getattr(before, tower), old) if spec else 'blocks.'}"
+        for place, number in enumerate(_spread(old, new)):
+            prefix = f"{blocks}{number}."
             source |= {
-                f"{tower}.blocks.{place}.{name.removeprefix(prefix)}": tensor
+                f"{blocks}{place}.{name.removeprefix(prefix)}": tensor
                 for name, tensor in state.items()
                 if name.startswith(prefix)
             }
-    blocks = re.compile(r"(image|text)\.blocks\.")
-    return source | {name: tensor for name, tensor in state.items() if not blocks.match(name)}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(blocks)}
+    return state | source
+
+
+def _depth(config: ModelConfig, tower: str) -> int:
+    """Blocks of a transformer; 0 of another tower."""
+    if spec := getattr(config, f"{tower}_hf"):
+        return layer_count(spec)
+    is_deep = {"image": config.image == "vit", "text": config.text == "transformer"}[tower]
+    return int(getattr(config, f"{tower}_layers")) if is_deep else 0
+
+
+def _spread(old: int, new: int) -> list[int]:
+    """Numbers of `new` blocks of `old`, evenly spaced, the last one among them."""
+    return [round((place + 1) * old / new) - 1 for place in range(new)]
 
 
 def student_config(config: ModelConfig, shape: StudentShape) -> ModelConfig:
@@ -184,12 +200,15 @@ def student_config(config: ModelConfig, shape: StudentShape) -> ModelConfig:
         changes["image_width"] = _narrowed(
             config.image_width, shape.width, config.image_heads if config.image == "vit" else 1
         )
-    if config.image == "vit":
-        changes["image_layers"] = _fewer(config.image_layers, shape.depth)
     if config.text != "hf":
         changes["text_width"] = _narrowed(config.text_width, shape.width, 2 * config.text_heads)
-    if config.text == "transformer":
-        changes["text_layers"] = _fewer(config.text_layers, shape.depth)
+    for tower in ("image", "text"):
+        layers = _depth(config, tower)
+        if fewer := _fewer(layers, shape.depth):
+            spec = getattr(config, f"{tower}_hf")
+            changes |= (
+                {f"{tower}_hf": keep_layers(spec, _spread(layers, fewer))} if spec else {f"{tower}_layers": fewer}
+            )
     return replace(config, **changes)
 
 

@@ -1,4 +1,4 @@
-"""Teachers: a checkpoint of one's own or an imported one, or a sentence encoder that comes as a package."""
+"""Teachers: a checkpoint of one's own or an imported one, a file of embeddings, or a sentence encoder."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from dmedge.artifact import Artifact, load_artifact
+from dmedge.artifact import load_artifact
+from dmedge.compress.embeddings import SUFFIX, Embed, cached_teacher
 from dmedge.compress.vocabulary import vocabulary_files
 from dmedge.data.emoji import load_pack
 from dmedge.errors import ConfigError, require
+from dmedge.files import digest_file
 from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.training.data import TrainingData, emoji_training_data
 from dmedge.training.distill import ModelTeacher, TableTeacher, Teacher
@@ -28,14 +30,16 @@ Fit = Callable[[Checkpoint], Checkpoint]
 
 def load_teacher(
     name: str, student: Checkpoint, data: str, pivot: str, fit: Fit | None = None
-) -> tuple[Teacher, Artifact | None]:
-    """The teacher called `name`, and the artifact that it is, if any.
+) -> tuple[Teacher, str | None]:
+    """The teacher called `name`, and its digest, if it is an artifact or a file.
 
-    A checkpoint that reads the tokens and the pictures of the student teaches on every batch. Any other says
-    what it makes of texts in the language `pivot`, and learning pulls their translations towards that.
+    A checkpoint that reads the tokens and the pictures of the student teaches on every batch, and so does a file
+    of embeddings. Any other says what it makes of texts in the language `pivot`, and learning pulls their
+    translations towards that.
 
     Args:
-        name: a checkpoint, by path or by the name it ships under, or "universal-sentence-encoder".
+        name: a checkpoint, by path or by the name it ships under, a file that `dmedge.compress.embeddings` reads,
+            or "universal-sentence-encoder".
         student: who learns.
         data: "emoji", or a folder with images and captions.
         pivot: a language that the teacher knows.
@@ -44,19 +48,37 @@ def load_teacher(
     Raises:
         ArtifactError: there is no such checkpoint.
         ConfigError: it reads other tokens or pictures, and the data has no translations.
+        DataError: the file cannot be used.
         DmedgeError: the sentence encoder is not installed.
     """
     if name == SENTENCE_ENCODER:
         return _table(sentence_encoder(), name, data, pivot), None
+    if name.endswith(SUFFIX):
+        path = Path(name)
+        return cached_teacher(path), digest_file(path).sha256
     artifact = load_artifact(Path(name), kind="checkpoint")
     teacher = load_checkpoint(artifact)
     if fit is not None:
         teacher = fit(teacher)
     if reads_the_same(teacher, student):
-        return ModelTeacher(teacher.model), artifact
+        return ModelTeacher(teacher.model), artifact.digest
     logger.info("%s reads other tokens or pictures than its student: it teaches by texts in %s", name, pivot)
     encoder = LiveEncoder(teacher.model, teacher.tokenizer, teacher.preprocess)
-    return _table(encoder.texts, name, data, pivot), artifact
+    return _table(encoder.texts, name, data, pivot), artifact.digest
+
+
+def open_embedder(name: str) -> tuple[EmbedTexts, Embed | None]:
+    """What embeds texts, and what embeds pictures, of the teacher called `name`; the sentence encoder sees none.
+
+    Raises:
+        ArtifactError: there is no such checkpoint.
+        DmedgeError: the sentence encoder is not installed.
+    """
+    if name == SENTENCE_ENCODER:
+        return sentence_encoder(), None
+    teacher = load_checkpoint(load_artifact(Path(name), kind="checkpoint"))
+    encoder = LiveEncoder(teacher.model, teacher.tokenizer, teacher.preprocess)
+    return encoder.texts, encoder.images
 
 
 def reads_the_same(first: Checkpoint, second: Checkpoint) -> bool:

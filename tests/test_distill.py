@@ -16,6 +16,7 @@ from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.compress import STUDENTS as STUDENT_CHOICES
 from dmedge.compress.config import CompressConfig, LearnConfig, StudentSize
 from dmedge.compress.recipe import compress_artifact
+from dmedge.compress.sensitivity import run_image, run_text
 from dmedge.compress.student import STUDENTS, make_student, student_config
 from dmedge.compress.teachers import load_teacher, pivot_table, reads_the_same, sentence_encoder
 from dmedge.data.transforms import Preprocess
@@ -24,6 +25,8 @@ from dmedge.model.checkpoint import Checkpoint, load_checkpoint
 from dmedge.model.config import ModelConfig
 from dmedge.model.costs import count_costs
 from dmedge.model.dual import DualEncoder
+from dmedge.model.hf_import import image_tower, import_checkpoint, text_tower
+from dmedge.model.hf_layers import layers_prefix
 from dmedge.training import loop
 from dmedge.training.batch import TextChunk, TrainBatch
 from dmedge.training.distill import (
@@ -40,7 +43,7 @@ from dmedge.training.objective import Objective
 from dmedge.training.train import train
 from tests.tiny_bundles import tiny_checkpoint as tiny_checkpoint
 from tests.tiny_bundles import tiny_model
-from tests.tiny_hf import write_clip
+from tests.tiny_hf import BODY, IMAGES, TEXT_KINDS, write_clip, write_image, write_text
 from tests.tiny_training import tiny_config, tiny_data, tiny_train, tiny_world
 
 LEARN = LearnConfig(steps=4, fusion_steps=2, batch_size=6, texts_per_image=2)
@@ -272,14 +275,11 @@ def test_no_student_of_a_pruned_model_nor_without_a_teacher() -> None:
 def test_a_teacher_with_other_tokens_teaches_by_texts_and_needs_translations(
     tiny_checkpoint: Artifact, tmp_path: Path
 ) -> None:
-    from dmedge.model.hf_import import import_checkpoint
-
     student = load_checkpoint(tiny_checkpoint)
     other = import_checkpoint(str(write_clip(tmp_path / "hf")), tmp_path / "clip")
     assert not reads_the_same(load_checkpoint(other), student)
-    teacher, artifact = load_teacher(str(other.root), student, "emoji", "de")
-    assert artifact is not None
-    assert artifact.digest == other.digest
+    teacher, digest = load_teacher(str(other.root), student, "emoji", "de")
+    assert digest == other.digest
     assert isinstance(teacher, TableTeacher)
     known = teacher.table.norm(dim=1) > 0
     assert 0.8 < known.float().mean() < 1  # the German names that are not held out
@@ -370,3 +370,58 @@ def test_the_sentence_encoder_finds_translations() -> None:
     english, german = (embed(texts) for texts in (["fire", "bread", "cat face"], ["Feuer", "Brot", "Katzengesicht"]))
     assert english.shape == (3, 512)
     assert (english @ german.T).argmax(1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [*(kind for kind in IMAGES if kind != "mobilevit"), *TEXT_KINDS])
+def test_students_of_imported_towers_keep_every_other_layer(kind: str, tmp_path: Path) -> None:
+    """What is kept is the teacher's own, and the last layer is among it."""
+    side: Any = "image" if kind in IMAGES else "text"
+    with mock.patch.dict(BODY, num_hidden_layers=4):  # type: ignore[arg-type]
+        teacher = with_tower(side, kind, tmp_path / kind)
+    student = make_student(teacher, "small")
+    before, after = (getattr(one.model, side) for one in (teacher, student))
+    prefix = layers_prefix(before, 4)
+    assert layers_prefix(after, 2) == prefix
+    old = before.state_dict()
+    for name, tensor in after.state_dict().items():
+        own = name
+        if name.startswith(prefix):
+            number, _, rest = name.removeprefix(prefix).partition(".")
+            own = f"{prefix}{2 * int(number) + 1}.{rest}"
+        assert torch.equal(tensor, old[own]), name
+    with torch.inference_mode():
+        rows = (run_image if side == "image" else run_text)(student.model)
+    assert rows.isfinite().all()
+    assert count_costs(student.model).macs < count_costs(teacher.model).macs
+
+
+def test_a_convolutional_tower_that_is_imported_keeps_its_stages(tmp_path: Path) -> None:
+    teacher = with_tower("image", "mobilevit", tmp_path / "mobilevit")
+    student = make_student(teacher, "small")  # the other tower is smaller
+    assert student.model.config.image_hf == teacher.model.config.image_hf
+
+
+def with_tower(side: str, kind: str, folder: Path) -> Checkpoint:
+    """An imported tower beside one of dmedge's own, drawn at random."""
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=320, classes=0, image_size=16, text="bag", text_width=32, fusion="none")
+    if side == "image":
+        tower = image_tower(write_image(kind, folder))
+        assert tower.preprocess is not None
+        size = tower.preprocess.size
+        config = replace(config, image="hf", image_width=tower.width, image_size=size, image_hf=tower.hf)
+    else:
+        tower = text_tower(write_text(kind, folder))
+        assert tower.tokenizer is not None
+        length = tower.tokenizer.context_length
+        config = replace(
+            config,
+            text="hf",
+            vocab_size=tower.vocab_size,
+            text_width=tower.width,
+            context_length=length,
+            text_hf=tower.hf,
+        )
+    model = DualEncoder(config).eval()
+    getattr(model, side).load_state_dict(tower.state_dict)
+    return checkpoint_of(model)

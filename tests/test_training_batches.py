@@ -186,12 +186,12 @@ def test_in_some_languages_their_texts_stay_where_they_belong() -> None:
 
 def test_chunks_hold_every_text_once() -> None:
     lengths = [3, 1, 2, 5, 4, 1, 9]
-    chunks = padded_chunks([[7] * length for length in lengths], np.arange(7), 3)
+    chunks = padded_chunks([[7] * length for length in lengths], np.arange(7), np.arange(7, dtype=np.uint64), 3)
     assert sorted(key for chunk in chunks for key in chunk.key.tolist()) == list(range(7))
     for chunk in chunks:
         assert chunk.mask.sum(1).tolist() == [lengths[key] for key in chunk.key.tolist()]
         assert torch.equal(chunk.ids, chunk.mask * 7)
-    assert padded_chunks([], np.arange(0), 3) == ()
+    assert padded_chunks([], np.arange(0), np.zeros(0, np.uint64), 3) == ()
 
 
 def test_the_embedded_pictures_come_in_the_size_that_the_model_takes() -> None:

@@ -291,7 +291,7 @@ def write_text(kind: str, folder: Path) -> Path:
         tokenizer, special = bert_tokenizer(), {"pad_token_id": 0}
     size = _text_size(tokenizer) | special
     if kind == "distilbert":
-        size = {**size, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
+        size = {**size, "dim": 32, "hidden_dim": 48, "n_layers": BODY["num_hidden_layers"], "n_heads": 4}
         for name in BODY:
             del size[name]
     config = transformers.AutoConfig.for_model(kind, **size)

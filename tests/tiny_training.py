@@ -63,6 +63,7 @@ def tiny_data() -> TrainingData:
     texts = [name for word in WORDS for ending in ENDINGS.values() for name in (word + ending, f"{word}{ending} thing")]
     return TrainingData(
         images=(colours + noise).clip(0, 255).astype(np.uint8).reshape(-1, SIZE, SIZE, 3),
+        content=np.arange(concepts * IMAGES, dtype=np.uint64),
         first_image=np.arange(concepts + 1) * IMAGES,
         texts=tuple(texts),
         first_text=np.arange(concepts * len(languages) + 1) * TEXTS,

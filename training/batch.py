@@ -16,14 +16,21 @@ class TextChunk:
     ids: Tensor  # int32 [T, L]
     mask: Tensor  # int32 [T, L]
     key: Tensor  # int64 [T]
+    content: Ids | None = None  # [T] of the texts before noise
 
     def to(self, device: torch.device) -> "TextChunk":
         """The same texts on another device."""
-        return TextChunk(*(tensor.to(device, non_blocking=True) for tensor in (self.ids, self.mask, self.key)))
+        moved = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.mask, self.key))
+        return TextChunk(*moved, self.content)
 
     def pin_memory(self) -> "TextChunk":
         """The same texts in page-locked memory."""
-        return TextChunk(self.ids.pin_memory(), self.mask.pin_memory(), self.key.pin_memory())
+        return TextChunk(self.ids.pin_memory(), self.mask.pin_memory(), self.key.pin_memory(), self.content)
+
+    def take(self, rows: Tensor) -> "TextChunk":
+        """Some of the texts, by their int64 row numbers."""
+        content = None if self.content is None else self.content[rows.cpu().numpy()]
+        return TextChunk(self.ids[rows], self.mask[rows], self.key[rows], content)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +46,7 @@ class TrainBatch:
     labels: Tensor | None = None  # int64 [B] one class each, or float32 [B, C] of 0 and 1
     answers: Tensor | None = None  # float32 [B, A] scores in 0..1
     names: tuple[str, ...] = ()  # of the records, for messages
-    content: Ids | None = None  # [B] of the files of the pictures; parts of a batch have none
+    content: Ids | None = None  # [B] of the files of the pictures
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same batch on another device."""
@@ -89,7 +96,7 @@ def split_batch(batch: TrainBatch, parts: int, *, keeps_empty: bool = False) -> 
             first = (chunk.key[:, None] == batch.key[None, :]).int().argmax(1)  # of the pictures of each text
             rows = torch.nonzero(owner[first] == number).squeeze(1)
             if len(rows) or keeps_empty:
-                chunks.append(TextChunk(chunk.ids[rows], chunk.mask[rows], chunk.key[rows]))
+                chunks.append(chunk.take(rows))
         pieces.append(
             TrainBatch(
                 pixels=batch.pixels[start:stop],
@@ -98,6 +105,7 @@ def split_batch(batch: TrainBatch, parts: int, *, keeps_empty: bool = False) -> 
                 labels=None if batch.labels is None else batch.labels[start:stop],
                 answers=None if batch.answers is None else batch.answers[start:stop],
                 names=batch.names[start:stop],
+                content=None if batch.content is None else batch.content[start:stop],
             )
         )
     return pieces

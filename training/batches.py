@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dmedge.data.content import Ids, text_id
 from dmedge.data.tokenizer import Tokenizer
 from dmedge.training.augment import augment_images, noisy_text
 from dmedge.training.batch import TextChunk, TrainBatch
@@ -40,7 +41,12 @@ class Batcher:
             rng = np.random.default_rng([self.config.seed, step, RANK_STREAM, rank])
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         pixels = self.images(batch, rng, generator)
-        return TrainBatch(pixels, torch.from_numpy(batch.concepts), self.text_chunks(batch, rng))
+        return TrainBatch(
+            pixels,
+            torch.from_numpy(batch.concepts),
+            self.text_chunks(batch, rng),
+            content=self.data.content[batch.images],
+        )
 
     def draw(self, step: int) -> tuple[Batch, np.random.Generator, torch.Generator]:
         """Draw the batch of `step` and the generators that its augmentation uses."""
@@ -75,7 +81,8 @@ class Batcher:
 
     def text_chunks(self, batch: Batch, rng: np.random.Generator) -> tuple[TextChunk, ...]:
         """Padded texts in groups of similar length."""
-        return padded_chunks(self.token_ids(batch.texts, rng), batch.concepts[batch.text_row])
+        content = np.array([text_id(self.data.texts[row]) for row in batch.texts], np.uint64)
+        return padded_chunks(self.token_ids(batch.texts, rng), batch.concepts[batch.text_row], content)
 
 
 def disturbed_tokens(
@@ -106,17 +113,20 @@ def split_tokens(ids: list[int], tokenizer: Tokenizer, rng: np.random.Generator)
     return split[: tokenizer.context_length]
 
 
-def padded_chunks(ids: list[list[int]], key: NDArray[np.int64], count: int = CHUNKS) -> tuple[TextChunk, ...]:
+def padded_chunks(
+    ids: list[list[int]], key: NDArray[np.int64], content: Ids, count: int = CHUNKS
+) -> tuple[TextChunk, ...]:
     """Pad texts in up to `count` groups of similar length.
 
     Args:
         ids: tokens of T texts.
         key: [T] of the texts.
+        content: [T] of the texts.
         count: groups; fewer where there are fewer texts.
     """
     order = np.argsort([len(item) for item in ids], kind="stable")
     return tuple(
-        TextChunk(*pad([ids[i] for i in part]), torch.from_numpy(key[part]))
+        TextChunk(*pad([ids[i] for i in part]), torch.from_numpy(key[part]), content[part])
         for part in np.array_split(order, count)
         if len(part)
     )

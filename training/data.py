@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dmedge.data.content import Ids, text_id
 from dmedge.data.emoji import TRAIN_STYLES, EmojiPack
 from dmedge.data.languages import choose_languages
 from dmedge.data.splits import is_unseen_emoji, training_texts
@@ -29,6 +30,7 @@ class TrainingData:
     """
 
     images: NDArray[np.uint8]  # [N, S, S, 3]
+    content: Ids  # [N], whatever the size of the pictures
     first_image: Index
     texts: tuple[str, ...]
     first_text: Index
@@ -75,16 +77,18 @@ def emoji_training_data(pack: EmojiPack) -> TrainingData:
         (concept_of[text.emoji], language_of[text.locale], not text.is_name, text.text) for text in training_texts(pack)
     )
     cells = np.array([concept * len(language_of) + language for concept, language, _, _ in rows], np.int64)
-    pictures, owners = [], []
+    pictures, owners, content = [], [], []
     for style in TRAIN_STYLES:
         images, present = pack.images(style)
         drawn = seen[present[seen]]
         pictures.append(images[drawn])
         owners.append(np.array([concept_of[int(i)] for i in drawn], np.int64))
+        content += [text_id(f"{style}/{pack.emoji[i].hexcode}") for i in drawn]
     owner = np.concatenate(owners)
     order = np.argsort(owner, kind="stable")
     return TrainingData(
         images=np.concatenate(pictures)[order],
+        content=np.array(content, np.uint64)[order],
         first_image=_offsets(owner, len(seen)),
         texts=tuple(row[3] for row in rows),
         first_text=_offsets(cells, len(seen) * len(language_of)),

@@ -24,7 +24,8 @@ class View:
     text: Tensor | None = None  # [T, D] unit norm
     image_logits: Tensor | None = None  # [B, concepts]
     text_logits: Tensor | None = None  # [T, concepts]
-    has_text: Tensor | None = None  # bool [T], where `text` says something; None: everywhere
+    has_image: Tensor | None = None  # bool [B], where `image` says something; None: everywhere
+    has_text: Tensor | None = None  # bool [T], likewise
 
 
 Teacher = Callable[[TrainBatch], View]
@@ -48,10 +49,9 @@ class Distillation:
         """Weighted losses [] by name; only those for which both sides have something to say."""
         with torch.no_grad():
             teacher = self.teacher(batch)
-        known = slice(None) if teacher.has_text is None else teacher.has_text
         pairs = {
-            "image": (student.image, teacher.image),
-            "text": (_rows(student.text, known), _rows(teacher.text, known)),
+            "image": (_rows(student.image, teacher.has_image), _rows(teacher.image, teacher.has_image)),
+            "text": (_rows(student.text, teacher.has_text), _rows(teacher.text, teacher.has_text)),
         }
         found: dict[str, list[Tensor]] = {"feature": [], "relation": [], "logits": []}
         for own, other in pairs.values():
@@ -73,8 +73,8 @@ class Distillation:
         }
 
 
-def _rows(tensor: Tensor | None, rows: slice | Tensor) -> Tensor | None:
-    return None if tensor is None else tensor[rows]
+def _rows(tensor: Tensor | None, known: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None or known is None else tensor[known]
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dmedge.data.content import Ids, picture_id
+from dmedge.data.content import Ids, picture_id, text_id
 from dmedge.data.hf_tokenizer import AnyTokenizer, HfTokenizer
 from dmedge.data.pictures import BadRecords, open_record_image
 from dmedge.data.records import Dataset, Record
@@ -174,15 +174,16 @@ class RecordSource:
         """Padded texts in as many groups on every rank: a sharded tower runs in step with the others."""
         texts = [(text, row) for row in rows for text in row.texts]
         key = np.array([row.number for _, row in texts], np.int64)
+        content = np.array([text_id(text) for text, _ in texts], np.uint64)
         noise, sampling = self.config.text_noise, self.config.subword_sampling
         if isinstance(self.tokenizer, Tokenizer):
             ids = [
                 disturbed_tokens(text, self.tokenizer, row.rng, row.rng.random() < noise, row.rng.random() < sampling)
                 for text, row in texts
             ]
-            return padded_chunks(ids, key, count)
+            return padded_chunks(ids, key, content, count)
         shown = [noisy_text(text, row.rng) if row.rng.random() < noise else text for text, row in texts]
-        return _hf_chunks(shown, key, self.tokenizer, count)
+        return _hf_chunks(shown, key, content, self.tokenizer, count)
 
     def _labels(self, rows: Sequence[_Row]) -> Tensor | None:
         if self.class_kind == "none":
@@ -212,7 +213,7 @@ def _some_texts(texts: Sequence[str], first: int, count: int, rng: np.random.Gen
 
 
 def _hf_chunks(
-    texts: Sequence[str], key: NDArray[np.int64], tokenizer: HfTokenizer, count: int
+    texts: Sequence[str], key: NDArray[np.int64], content: Ids, tokenizer: HfTokenizer, count: int
 ) -> tuple[TextChunk, ...]:
     """Chunks whose padding is the tokenizer's own; one where it fills up to the same length anyway."""
     order = np.argsort([len(text.encode("utf-8", "replace")) for text in texts], kind="stable")
@@ -220,5 +221,6 @@ def _hf_chunks(
     chunks = []
     for part in (part for part in parts if len(part)):
         ids, mask = tokenizer.batch([texts[i] for i in part])
-        chunks.append(TextChunk(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(key[part])))
+        tensors = (torch.from_numpy(array) for array in (ids, mask, key[part]))
+        chunks.append(TextChunk(*tensors, content[part]))
     return tuple(chunks)

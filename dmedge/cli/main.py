@@ -21,6 +21,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells expect
 COMMANDS = {
     "train": ("dmedge.cli.train:train", "Train a model by a recipe."),
     "import": ("dmedge.cli.import_:import_", "Turn a Hugging Face dual encoder into a checkpoint."),
+    "embed": ("dmedge.cli.embed:embed", "Embed training data with a teacher, for compress --distill."),
     "compress": ("dmedge.cli.compress:compress", "Make a checkpoint smaller and faster."),
     "export": ("dmedge.cli.export:export", "Turn a checkpoint into a bundle for a device."),
     "verify": ("dmedge.cli.verify:verify", "Judge a bundle against its baseline; exit 3 if it fails."),

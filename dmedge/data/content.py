@@ -1,4 +1,4 @@
-"""Which pictures were shown, by the bytes of their files: eight of them name one."""
+"""Names for what a model is shown, by its content: eight bytes of a hash of a picture file, or of a text."""
 
 import hashlib
 from pathlib import Path
@@ -25,6 +25,11 @@ def picture_id(image: Path | bytes) -> int:
     """
     content = image if isinstance(image, bytes) else _content(image)
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") or 1
+
+
+def text_id(text: str) -> int:
+    """The first eight bytes of the sha256 of a text in UTF-8, never 0; what UTF-8 cannot say counts as "?"."""
+    return picture_id(text.encode("utf-8", "replace"))
 
 
 def _content(path: Path) -> bytes:
