@@ -1,1 +1,1 @@
-"""Compression: distil, prune, trim, quantize."""
+"""Compression: trim, distil, prune, quantize."""

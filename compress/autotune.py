@@ -11,18 +11,19 @@ from typing import Any
 
 from torch import nn
 
+from dmedge.compress.budget import Kept
 from dmedge.compress.neural_compressor import NAME, require_neural_compressor
 from dmedge.logs import quieter
 from dmedge.model.dual import DualEncoder
 
 ALGORITHM = "dmedge_plan"  # in neural-compressor's registries
 
-CarryOut = Callable[[DualEncoder, tuple[str, ...]], DualEncoder]
+CarryOut = Callable[[DualEncoder, Kept], DualEncoder]
 
 
 def autotune_plans(
     model: DualEncoder,
-    variants: Sequence[tuple[str, ...]],
+    variants: Sequence[Kept],
     carry_out: CarryOut,
     evaluate: Callable[[nn.Module], float],
     tolerable_loss: float,
@@ -31,7 +32,7 @@ def autotune_plans(
 
     Args:
         model: float.
-        variants: of each plan, what stays float32.
+        variants: of each plan, what keeps more bits.
         carry_out: quantizes a model with some of it kept.
         evaluate: first called with the float model, then with that of every trial; higher is better.
         tolerable_loss: relative to what `evaluate` says of the float model.
@@ -41,7 +42,7 @@ def autotune_plans(
     """
     with quieter(NAME, logging.ERROR):  # several tables a trial; dmedge writes its own line
         quantization = require_neural_compressor("torch.quantization")
-        plans = [_plan_config()(keep=",".join(keep)) for keep in variants]
+        plans = [_plan_config()(float32=",".join(keep.float32), int8=",".join(keep.int8)) for keep in variants]
         tuning = quantization.TuningConfig(config_set=plans, tolerable_loss=tolerable_loss, max_trials=len(plans))
         quantization.autotune(model, tuning, evaluate, run_fn=carry_out)
 
@@ -54,14 +55,14 @@ def _plan_config() -> Any:
 
     @register_config(framework_name="torch", algo_name=ALGORITHM)
     class PlanConfig(BaseConfig):  # type: ignore[misc]
-        """One plan, by the modules that stay float32, joined by commas: a list would be taken for choices."""
+        """One plan, by the modules that keep more bits, joined by commas: a list would be taken for choices."""
 
         name = ALGORITHM
-        params_list = ("keep",)
+        params_list = ("float32", "int8")
 
-        def __init__(self, keep: str = "", white_list: None = None) -> None:
+        def __init__(self, float32: str = "", int8: str = "", white_list: None = None) -> None:
             super().__init__(white_list=white_list)
-            self.keep = keep
+            self.float32, self.int8 = float32, int8
 
         def expand(self) -> list[Any]:
             return [self]
@@ -92,6 +93,6 @@ def _plan_config() -> Any:
         mode: object = None,
     ) -> DualEncoder:
         (config,) = configs_mapping.values()
-        return run_fn(model, tuple(config.keep.split(",")) if config.keep else ())
+        return run_fn(model, Kept(*(tuple(filter(None, names.split(","))) for names in (config.float32, config.int8))))
 
     return PlanConfig

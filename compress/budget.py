@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from dmedge.compress.config import CompressConfig
 
@@ -39,11 +40,18 @@ class PlanCost:
     latency_ratio: float
 
 
+class Kept(NamedTuple):
+    """Groups of modules that a plan gives more bits than were asked for, the most sensitive first."""
+
+    float32: tuple[str, ...] = ()
+    int8: tuple[str, ...] = ()  # in place of int4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One plan that was tried."""
 
-    kept: tuple[str, ...]  # groups given back to float32, most sensitive first
+    kept: Kept
     cost: PlanCost
     overshoots: Mapping[str, float]
     score: float
@@ -56,7 +64,8 @@ class Trial:
     def row(self) -> dict[str, object]:
         """As JSON."""
         return {
-            "kept_float32": list(self.kept),
+            "kept_float32": list(self.kept.float32),
+            "kept_int8": list(self.kept.int8),
             **asdict(self.cost),
             "overshoots": dict(self.overshoots),
             "fits": self.fits,

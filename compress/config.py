@@ -45,19 +45,20 @@ class LearnConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressConfig:
-    """What to do to a checkpoint, in this order: distil, prune, trim its vocabulary, quantize.
+    """What to do to a checkpoint, in this order: trim its vocabulary, distil, prune, quantize.
 
-    `student` makes it smaller in width and depth; `distill` names the teacher it then learns from: a
-    checkpoint, "parent" for the one that is compressed, or "universal-sentence-encoder". `prune` takes
-    that share of the channels, hidden units and heads out of both towers, the least important of all
-    ("global") or of each module ("layer"), and lets the rest recover; `learn` says how. `languages`
-    trims the vocabulary to the pieces that text in these languages uses; for each of them the kept
-    pieces make up at least `coverage` of its text. What learns before that is shown these languages
-    alone. With `smooth` large channels hand their size to the weights before int8, where that helps; with
-    `qat` the model learns with weights and fixed ranges rounded. `int4` is int8, which it sets too, with
-    4-bit weights in linears. `keep` names modules that stay float32; a name stands for all that lies below
-    it. Any of the `max_*` limits has int8 search for a plan that keeps them all, by relative drops of
-    recall on `search_texts` of every language.
+    `languages` trims the vocabulary to the pieces that text in these languages uses; for each of them the
+    kept pieces make up at least `coverage` of its text. What learns after that is shown these languages
+    alone. `student` makes the model smaller in width and depth; `distill` names the teacher that it then
+    learns from: a checkpoint, "parent" for the one that is compressed, a file of embeddings, or
+    "universal-sentence-encoder". `prune` takes that share of the channels, hidden units and heads out of
+    both towers, the least important of all ("global") or of each module ("layer"), and lets the rest
+    recover; `learn` says how. With `smooth` large channels hand their size to the weights before int8,
+    where that helps; with `qat` the model learns with weights and fixed ranges rounded. `int4` is int8,
+    which it sets too, with 4-bit weights in linears, fitted by GPTQ, or with `qat` rounded as the model
+    learnt to bear it. `keep` names modules that stay float32, `keep_int8` some that stay int8 beside
+    `int4`; a name stands for all that lies below it. Any of the `max_*` limits has both search for a plan
+    that keeps them all, by relative drops of recall on `search_texts` of every language.
 
     Calibration draws `calibration_items` pictures and texts, as many of each language, from `data`, where
     all text and pictures to learn from come from too: "emoji", of which only what was trained on is
@@ -77,6 +78,7 @@ class CompressConfig:
     smooth: bool = False
     qat: bool = False
     keep: tuple[str, ...] = ()
+    keep_int8: tuple[str, ...] = ()
     calibration_items: int = 256
     ledger_texts: int = 40
     max_drop: float | None = None
@@ -99,8 +101,8 @@ class CompressConfig:
         for name in ("smooth", "qat"):
             if getattr(self, name) and not self.int8:
                 raise ValueError(f"{name} without int8; expected both; set int8 = true")
-        if self.qat and self.int4:
-            raise ValueError("qat with int4; expected one of them: GPTQ fits 4-bit weights; leave out qat")
+        if self.keep_int8 and not self.int4:
+            raise ValueError("keep_int8 without int4; expected both: without it all is int8 anyway; set int4 = true")
         if not 0 <= self.prune < 1:
             raise ValueError(f"prune is {self.prune}; expected a share from 0 to below 1")
         if self.prune_scope not in get_args(PruneScope):
@@ -127,8 +129,6 @@ def _check_budget(config: CompressConfig) -> None:
             raise ValueError(f"{name} without int8; expected both; set int8 = true")
         if config.qat:
             raise ValueError(f"{name} with qat; expected one of them; search first, then train with the plan as keep")
-        if config.int4:
-            raise ValueError(f"{name} with int4; expected one of them; the search weighs int8 against float32")
         if name.startswith("max_drop") and not 0 <= limit < 1:
             raise ValueError(f"{name} is {limit}; expected a share from 0 to below 1, such as 0.01 for 1 %")
         if not name.startswith("max_drop") and not limit > 0:

@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from dmedge.compress.sensitivity import Sides, run_image, run_text
 from dmedge.model.dual import DualEncoder
 
-# Whole programs at batch 1 with one thread, int8 over float32, ExecuTorch with XNNPACK on an x86 server that has
-# VNNI: transformers took 0.33 to 0.51 of the float time, convolutional towers 0.46 to 0.61. The slow end of each.
-INT8_TIME: Mapping[str, float] = {"int8_dynamic": 0.51, "int8_static": 0.61}
-METHOD = "multiply-accumulates, int8 ones weighted with time ratios measured on an x86 server; no figure of a phone"
+# Whole programs at batch 1 with one thread over float32, ExecuTorch with XNNPACK on x86 servers that have VNNI:
+# transformers took 0.33 to 0.51 of the float time in int8 and 0.40 to 0.58 with 4-bit weights, convolutional towers
+# 0.46 to 0.61. The slow end of each.
+TIME: Mapping[str, float] = {"int8_dynamic": 0.51, "int4_groups": 0.58, "int8_static": 0.61}
+METHOD = "multiply-accumulates, weighted by precision with time ratios measured on x86 servers; no figure of a phone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class CostTable:
 
 
 def _ratio(macs: Mapping[str, int], rest: int, plan: Mapping[str, str]) -> float:
-    spent = rest + sum(count * INT8_TIME.get(plan[name], 1.0) for name, count in macs.items())
+    spent = rest + sum(count * TIME.get(plan[name], 1.0) for name, count in macs.items())
     return spent / (rest + sum(macs.values()))
 
 

@@ -51,7 +51,7 @@ def quantize_checkpoint(
     """
     model = deepcopy(checkpoint.model)
     fold_batch_norm_(model)
-    plan = plan_precision(model, config.keep, int4=config.int4)
+    plan = plan_precision(model, config.keep, int4=config.int4, keep_int8=config.keep_int8)
     dynamic = [name for name, scheme in plan.items() if scheme == "int8_dynamic"]
     smoothed = {}
     if config.smooth:
@@ -61,7 +61,8 @@ def quantize_checkpoint(
     ranges = observe_ranges(model, points, _batches(calibration))
     if tune is not None:
         model = tune(model, plan, ranges)
-    linears = [name for name, scheme in plan.items() if scheme == "int4_groups"]
+    # A model that was trained with its weights rounded to the nearest codes is rounded just so.
+    linears = [name for name, scheme in plan.items() if scheme == "int4_groups" and tune is None]
     groups = fit_groups(model, linears, checkpoint.tokenizer, calibration) if linears else {}
     quantize_(model, plan, ranges, groups)
     rounded = replace(checkpoint, model=model.eval().requires_grad_(False), quantization=plan)

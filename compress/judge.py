@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dmedge.compress.budget import Budget, PlanCost, Trial, relative_drops, score
+from dmedge.compress.budget import Budget, Kept, PlanCost, Trial, relative_drops, score
 from dmedge.compress.calibration import CalibrationSet
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.cost_table import CostTable
@@ -43,13 +43,13 @@ class Judge:
     on_trial: Callable[[Trial], object] = lambda trial: None
     baseline: dict[str, float] = field(default_factory=dict)  # recall of every language, of the float model
     trials: list[Trial] = field(default_factory=list)
-    _carried_out: tuple[tuple[str, ...], Quantized] | None = None
+    _carried_out: tuple[Kept, Quantized] | None = None
     _images: dict[tuple[str, ...], NDArray[np.float32]] = field(default_factory=dict)
 
-    def carry_out(self, model: DualEncoder, keep: tuple[str, ...]) -> DualEncoder:
+    def carry_out(self, model: DualEncoder, keep: Kept) -> DualEncoder:
         """Quantize all but `keep`, and but what the settings keep anyway."""
         question = self.question
-        config = replace(question.config, keep=(*question.config.keep, *keep))
+        config = with_kept(question.config, keep)
         found = quantize_checkpoint(replace(question.checkpoint, model=model), config, question.calibration)
         self._carried_out = keep, found
         return found.checkpoint.model
@@ -76,7 +76,7 @@ class Judge:
         self.on_trial(trial)
         return trial.score
 
-    def _try(self, kept: tuple[str, ...], quantized: Quantized) -> Trial:
+    def _try(self, kept: Kept, quantized: Quantized) -> Trial:
         budget, plan = self.question.budget, quantized.plan
         recalls = self._recalls(quantized.checkpoint, side=tuple(plan[name] for name in self.costs.sides.image))
         drops = relative_drops(self.baseline, recalls)
@@ -101,6 +101,11 @@ class Judge:
         found = evaluate_among(self._images[side], encoder, data).by_language("text_to_image")
         languages = self.question.languages or found.keys()
         return {tag: float(one.recall_at_10) for tag, one in found.items() if tag in languages}
+
+
+def with_kept(config: CompressConfig, kept: Kept) -> CompressConfig:
+    """The settings of one plan."""
+    return replace(config, keep=(*config.keep, *kept.float32), keep_int8=(*config.keep_int8, *kept.int8))
 
 
 def mean(recalls: Mapping[str, float]) -> float:

@@ -1,6 +1,6 @@
 """The quantization plan: a scheme for every module, by its type, before any number is touched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -28,13 +28,16 @@ class ConvSite(NamedTuple):
     output_points: tuple[str, ...]
 
 
-def plan_precision(model: DualEncoder, keep: Sequence[str] = (), *, int4: bool = False) -> dict[str, Scheme]:
+def plan_precision(
+    model: DualEncoder, keep: Sequence[str] = (), *, int4: bool = False, keep_int8: Sequence[str] = ()
+) -> dict[str, Scheme]:
     """Choose the scheme of every embedding, linear and convolution, and of the activation points.
 
     Args:
         model: with batch normalisation folded.
         keep: modules that stay float32, with all that lies below them.
         int4: give linears 4-bit weights where their inputs divide into groups; the others stay int8.
+        keep_int8: modules that stay int8 all the same.
 
     Raises:
         ConfigError: a kept module does not exist, or holds nothing that would be quantized.
@@ -43,18 +46,32 @@ def plan_precision(model: DualEncoder, keep: Sequence[str] = (), *, int4: bool =
         name: SCHEMES[type(module)] for name, module in model.named_modules() if type(module) in SCHEMES
     }
     if int4:
-        plan |= {name: "int4_groups" for name, scheme in plan.items() if _takes_int4(model.get_submodule(name), scheme)}
+        spared = {name for kept in keep_int8 for name in _some_below(kept, plan, "keep_int8")}
+        plan |= {
+            name: "int4_groups"
+            for name, scheme in plan.items()
+            if name not in spared and _takes_int4(model.get_submodule(name), scheme)
+        }
     sites = conv_sites(model)
     plan |= {name: "float32" for name, scheme in plan.items() if scheme == "int8_static" and name not in sites}
     for kept in keep:
-        below = [name for name in plan if name == kept or name.startswith(f"{kept}.")]
-        if not below:
-            raise ConfigError(f"keep: no module {kept!r} with weights{near_match(kept, _prefixes(plan))}")
-        plan |= dict.fromkeys(below, "float32")
+        plan |= dict.fromkeys(_some_below(kept, plan, "keep"), "float32")
     for name, site in sites.items():
         if plan[name] == "int8_static":
             plan |= dict.fromkeys((site.input_point, *site.output_points), "int8_static")
     return plan
+
+
+def below(prefix: str, names: Iterable[str]) -> list[str]:
+    """The modules that a name stands for: its own, and all below it."""
+    return [name for name in names if name == prefix or name.startswith(f"{prefix}.")]
+
+
+def _some_below(kept: str, plan: Mapping[str, Scheme], setting: str) -> list[str]:
+    found = below(kept, plan)
+    if not found:
+        raise ConfigError(f"{setting}: no module {kept!r} with weights{near_match(kept, _prefixes(plan))}")
+    return found
 
 
 def _takes_int4(module: nn.Module, scheme: Scheme) -> bool:

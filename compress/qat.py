@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dmedge.model.dual import DualEncoder
+from dmedge.model.nibbles import GROUP, round_groups
 from dmedge.model.quantized import ACTIVATION_MAX, ACTIVATION_MIN, Range, Scheme, quantize_rows, replace_module_
 
 
@@ -22,6 +23,16 @@ class RoundedRows(nn.Module):
         """Round [rows, ...] within 127 steps of each row's largest."""
         codes, scale = quantize_rows(weight.detach())
         rounded = codes.to(weight.dtype) * scale.reshape(-1, *[1] * (weight.dim() - 1))
+        return weight + (rounded - weight).detach()
+
+
+class RoundedGroups(nn.Module):
+    """A weight as its 4-bit codes will be read, `GROUP` of a row with one scale."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Round [rows, width] to the nearest codes."""
+        codes, scale = round_groups(weight.detach())
+        rounded = codes.to(weight.dtype) * scale.repeat_interleave(GROUP, 1)
         return weight + (rounded - weight).detach()
 
 
@@ -49,7 +60,8 @@ def insert_rounding_(model: DualEncoder, plan: Mapping[str, Scheme], ranges: Map
         if name in ranges:
             replace_module_(model, name, RoundedPoint(ranges[name]))
         else:
-            parametrize.register_parametrization(modules[name], "weight", RoundedRows())
+            rounding = RoundedGroups() if scheme == "int4_groups" else RoundedRows()
+            parametrize.register_parametrization(modules[name], "weight", rounding)
 
 
 def remove_rounding_(model: DualEncoder, plan: Mapping[str, Scheme], ranges: Mapping[str, Range]) -> None:

@@ -208,14 +208,14 @@ def _search_(work: Work, draft: Draft, calibration: CalibrationSet) -> CompressC
     budget = asked_budget(work.config)
     if budget is None:
         return work.config
-    from dmedge.compress.judge import Question
+    from dmedge.compress.judge import Question, with_kept
     from dmedge.compress.search import fitting_search
 
     data = validation_set(work.config.data, work.config.seed, work.config.search_texts)
     search = fitting_search(Question(work.checkpoint, work.config, budget, calibration, data, work.counted(data)))
     search.write(draft.path / SEARCH)
     work.summary["search"] = search.summary()
-    return replace(work.config, keep=(*work.config.keep, *search.best.kept))
+    return with_kept(work.config, search.best.kept)
 
 
 def _learn_rounded(

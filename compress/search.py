@@ -1,17 +1,19 @@
-"""The budget search: int8 everywhere, and float32 given back to what rounding hurts most, until the budget holds."""
+"""The budget search: the fewest bits everywhere, and more given back to what rounding hurts most, until it holds."""
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dmedge.compress.autotune import autotune_plans
 from dmedge.compress.budget import Budget, Trial, tolerable_loss
+from dmedge.compress.config import CompressConfig
 from dmedge.compress.cost_table import METHOD, cost_table
-from dmedge.compress.judge import Judge, Question, mean
-from dmedge.compress.plan import plan_precision
+from dmedge.compress.judge import Judge, Question, mean, with_kept
+from dmedge.compress.plan import below, plan_precision
 from dmedge.compress.sensitivity import (
     Sensitivity,
     cumulative_variants,
@@ -24,7 +26,7 @@ from dmedge.errors import ConfigError, VerifyError, require
 from dmedge.logs import progress, quieter
 
 logger = logging.getLogger(__name__)
-QUANTIZER = "dmedge.compress.int8"  # says something for every group and plan
+QUANTIZERS = ("dmedge.compress.int8", "dmedge.compress.gptq")  # say something for every group and plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +80,19 @@ def search_plan(question: Question) -> Search:
     """
     require("neural_compressor.common", "compress")  # before the slow part
     checkpoint, config = question.checkpoint, question.config
-    plan = plan_precision(checkpoint.model, config.keep)
+    plan = plan_precision(checkpoint.model, config.keep, int4=config.int4, keep_int8=config.keep_int8)
     sides = embedding_sides(checkpoint.model, [name for name in plan if not name.endswith("_point")])
     groups = group_modules([name for name in sides.names if plan[name] != "float32"])
     if not groups:
         raise ConfigError("keep: leaves no module of the embeddings to quantize; expected one at least; keep fewer")
-    with quieter(QUANTIZER, logging.WARNING), progress("sensitivity", total=len(groups)) as advance:
-        sensitivity = measure_sensitivity(checkpoint, config, question.calibration, groups, advance)
+    short = [group for group in groups if any(plan[name] == "int4_groups" for name in below(group, sides.names))]
+    with _quiet(), progress("sensitivity", total=len(groups) + len(short)) as advance:
+        sensitivity = [
+            *measure_sensitivity(checkpoint, config, question.calibration, short, advance),
+            *measure_sensitivity(checkpoint, replace(config, int4=False), question.calibration, groups, advance),
+        ]
     variants = cumulative_variants(sensitivity)
-    with quieter(QUANTIZER, logging.WARNING), progress("plans", total=len(variants)) as advance:
+    with _quiet(), progress("plans", total=len(variants)) as advance:
         judge = Judge(
             question,
             cost_table(checkpoint.model, sides),
@@ -95,6 +101,14 @@ def search_plan(question: Question) -> Search:
         loss = tolerable_loss(question.budget)
         autotune_plans(checkpoint.model, variants, judge.carry_out, judge.evaluate, loss)
     return Search(question.budget, question.data, judge.baseline, sensitivity, judge.trials)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with ExitStack() as stack:
+        for name in QUANTIZERS:
+            stack.enter_context(quieter(name, logging.WARNING))
+        yield
 
 
 def fitting_search(question: Question) -> Search:
@@ -106,7 +120,7 @@ def fitting_search(question: Question) -> Search:
     """
     search = search_plan(question)
     if not search.best.fits:
-        raise VerifyError(miss_message(search, question.config.keep))
+        raise VerifyError(miss_message(search, question.config))
     if hint := too_fine(search):
         logger.warning("%s", hint)
     return search
@@ -118,19 +132,24 @@ def trial_note(budget: Budget, trial: Trial) -> str:
         f"{name.removeprefix('max_')} {getattr(budget, name) + over:.4f} > {getattr(budget, name):g}"
         for name, over in trial.overshoots.items()
     )
-    return f"{len(trial.kept)} float: {missed or 'fits'}"
+    eights = f"{len(trial.kept.int8)} int8, " if trial.kept.int8 else ""
+    return f"{eights}{len(trial.kept.float32)} float: {missed or 'fits'}"
 
 
-def miss_message(search: Search, keep: Sequence[str]) -> str:
+def miss_message(search: Search, config: CompressConfig) -> str:
     """What the best plan misses, by how much, and how to make it all the same."""
     best = search.best
     missed = ", ".join(_miss(search.budget, best, name) for name in best.overshoots)
     hint = f"; {found}" if (found := too_fine(search)) else ""
-    flags = "".join(f" --keep {name}" for name in (*keep, *best.kept))
+    kept = with_kept(config, best.kept)
+    flags = " --int4" if config.int4 else " --int8"
+    flags += "".join(f" --keep-int8 {name}" for name in kept.keep_int8) + "".join(
+        f" --keep {name}" for name in kept.keep
+    )
     return (
         f"no plan of {len(search.trials)} keeps the budget; the best has {missed} (worst language "
-        f"{best.cost.worst_language}){hint}; nothing was written; allow more, or make that plan with "
-        f"--int8{flags}"
+        f"{best.cost.worst_language}){hint}; nothing was written; allow more, or make that plan with"
+        f"{flags}"
     )
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dmedge.compress.budget import Kept
 from dmedge.compress.calibration import CalibrationSet
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.int8 import quantize_checkpoint
@@ -37,9 +38,10 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """Mean of 1 - cosine between embeddings before and after, with only this group in int8."""
+    """Mean of 1 - cosine between embeddings before and after, with only this group in int8, or with int4 in it."""
 
     group: str
+    scheme: Literal["int8", "int4"]
     image_error: float
     text_error: float
 
@@ -116,15 +118,18 @@ def measure_sensitivity(
 
     Args:
         checkpoint: float.
-        groups: prefixes of module names; `config.keep` stays float in all of it.
+        config: with `int4` the linears of each group get that; what it keeps is not asked for.
+        groups: prefixes of module names.
         advance: told after every group.
     """
     before = _embeddings(checkpoint.model, checkpoint.tokenizer, calibration)
     found = []
     for group in groups:
-        quantized = quantize_checkpoint(checkpoint, replace(config, keep=_all_but(checkpoint, group)), calibration)
+        alone = replace(config, keep=_all_but(checkpoint, group), keep_int8=config.keep_int8 if config.int4 else ())
+        quantized = quantize_checkpoint(checkpoint, alone, calibration)
         after = _embeddings(quantized.checkpoint.model, checkpoint.tokenizer, calibration)
-        found.append(Sensitivity(group, *(_error(*pair) for pair in zip(before, after, strict=True))))
+        errors = (_error(*pair) for pair in zip(before, after, strict=True))
+        found.append(Sensitivity(group, "int4" if config.int4 else "int8", *errors))
         advance()
     return tuple(sorted(found, key=lambda one: (-one.error, one.group)))
 
@@ -154,10 +159,15 @@ def _error(before: Tensor, after: Tensor) -> float:
     return float((before - after).double().square().sum(-1).mean() / 2)
 
 
-def cumulative_variants(sensitivity: Sequence[Sensitivity]) -> list[tuple[str, ...]]:
-    """What stays float in each plan to try: nothing, then one more group each time, the most sensitive first.
+def cumulative_variants(sensitivity: Sequence[Sensitivity]) -> list[Kept]:
+    """What each plan to try keeps: nothing, then one more group each time, the most sensitive first.
 
-    The last group is never given back: that plan would quantize nothing that the metric sees.
+    Groups with int4 are given back to int8 one by one, and only when all of them are that, groups to float32. The
+    last of these is never given back: that plan would quantize nothing that the metric sees.
     """
-    order = [one.group for one in sensitivity]
-    return [tuple(order[:count]) for count in range(len(order))]
+    eights = tuple(one.group for one in sensitivity if one.scheme == "int4")
+    floats = tuple(one.group for one in sensitivity if one.scheme == "int8")
+    return [
+        *(Kept(int8=eights[:count]) for count in range(len(eights))),
+        *(Kept(floats[:count], eights) for count in range(len(floats))),
+    ]

@@ -17,11 +17,11 @@ from torch import nn
 
 from dmedge.artifact import Artifact, load_artifact, new_artifact
 from dmedge.cli.main import cli
-from dmedge.compress.budget import Budget, PlanCost, Trial, least_score, relative_drops, score
+from dmedge.compress.budget import Budget, Kept, PlanCost, Trial, least_score, relative_drops, score
 from dmedge.compress.calibration import draw_calibration
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.corpus import validation_set
-from dmedge.compress.cost_table import INT8_TIME, cost_table
+from dmedge.compress.cost_table import TIME, cost_table
 from dmedge.compress.judge import Question
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.recipe import SEARCH, compress_artifact
@@ -93,8 +93,8 @@ def ask(hurt: Artifact, folder: Path) -> Callable[..., Search]:
     calibration = draw_calibration(config, checkpoint.preprocess)
     data = validation_set(config.data, 0)
 
-    def search(budget: Budget, keep: tuple[str, ...] = ()) -> Search:
-        settings = replace(config, keep=keep)
+    def search(budget: Budget, keep: tuple[str, ...] = (), *, int4: bool = False) -> Search:
+        settings = replace(config, keep=keep, int4=int4)
         return search_plan(Question(checkpoint, settings, budget, calibration, data, frozenset({"de", "en"})))
 
     return search
@@ -144,8 +144,44 @@ def test_groups_part_the_modules() -> None:
 
 def test_the_last_group_is_never_given_back(hopeless: Search) -> None:
     variants = cumulative_variants(hopeless.sensitivity)
-    assert [len(variant) for variant in variants] == list(range(len(hopeless.sensitivity)))
+    assert [len(variant.float32) for variant in variants] == list(range(len(hopeless.sensitivity)))
+    assert not any(variant.int8 for variant in variants)
     assert [trial.kept for trial in hopeless.trials] == variants
+
+
+def test_int4_is_given_back_to_int8_before_anything_becomes_float(ask: Callable[..., Search], hopeless: Search) -> None:
+    found = ask(Budget(max_size_mb=1e-6), int4=True)
+    short = [one.group for one in found.sensitivity if one.scheme == "int4"]
+    assert short and [one for one in found.sensitivity if one.scheme == "int8"] == list(hopeless.sensitivity)
+    kept = [trial.kept for trial in found.trials]
+    assert kept[: len(short)] == [Kept(int8=tuple(short[:count])) for count in range(len(short))]
+    assert kept[len(short) :] == [trial.kept._replace(int8=tuple(short)) for trial in hopeless.trials]
+    # With all of them given back, embeddings are those of int8; the fusion, which recall does not see, stays int4.
+    eights = [replace(trial.cost, size_mb=0) for trial in found.trials[len(short) :]]
+    assert eights == [replace(trial.cost, size_mb=0) for trial in hopeless.trials]
+    sizes = [trial.cost.size_mb for trial in found.trials]
+    assert sizes == sorted(sizes)
+    page = search_section("tiny", found.to_json())
+    assert page.count("<svg") == 2 and page.count("<rect") == len(found.sensitivity)
+
+
+def test_the_checkpoint_of_a_search_with_int4_keeps_what_the_plan_says(
+    hurt: Artifact, folder: Path, tmp_path: Path
+) -> None:
+    given = ["compress", str(hurt.root), "--int4", "--data", str(folder), "--calibration", "32", "--json"]
+    for name in KEPT:
+        given += ["--keep", name]
+    whole = CliRunner().invoke(cli, [*given, "--out", str(tmp_path / "whole")])
+    assert whole.exit_code == 0, whole.output
+    size = json.loads(whole.stdout)["weight_bytes"] / 1e6
+    result = CliRunner().invoke(cli, [*given, "--max-size-mb", f"{1e-3 + size}", "--out", str(tmp_path / "fits")])
+    assert result.exit_code == 0, result.output
+    search = json.loads(result.stdout)["search"]
+    chosen = search["trials"][search["chosen"]]
+    assert (chosen["kept_int8"], chosen["kept_float32"]) == ([], [])
+    missed = CliRunner().invoke(cli, [*given, "--max-size-mb", "0.001", "--out", str(tmp_path / "misses")])
+    assert missed.exit_code == 3
+    assert "make that plan with --int4 --keep image" in missed.stderr
 
 
 def test_what_int8_hurts_is_found(hopeless: Search) -> None:
@@ -165,12 +201,12 @@ def test_an_all_float_plan_takes_the_float_time() -> None:
     plan = plan_precision(model)
     costs = cost_table(model, embedding_sides(model, [name for name in plan if not name.endswith("_point")]))
     assert costs.latency_ratio(dict.fromkeys(plan, "float32")) == 1
-    assert min(INT8_TIME.values()) < costs.latency_ratio(plan) < 1
+    assert min(TIME.values()) < costs.latency_ratio(plan) < 1
 
 
 def test_a_loose_budget_is_kept_by_the_first_plan(ask: Callable[..., Search]) -> None:
     found = ask(Budget(max_drop=0.99, max_drop_worst_language=0.99))
-    assert [trial.kept for trial in found.trials] == [()]
+    assert [trial.kept for trial in found.trials] == [Kept()]
     assert found.best.fits
 
 
@@ -178,7 +214,7 @@ def test_a_budget_between_keeps_what_is_sensitive(ask: Callable[..., Search], ho
     rounded, helped = (trial.cost.drop for trial in hopeless.trials[:2])
     assert helped < rounded  # the float model finds everything, and the hurt one does not
     found = ask(Budget(max_drop=(rounded + helped) / 2))
-    assert found.best.kept == (hopeless.sensitivity[0].group,)
+    assert found.best.kept == Kept((hopeless.sensitivity[0].group,))
     assert len(found.trials) == 2  # neural-compressor stopped where the budget held
 
 
@@ -221,10 +257,10 @@ def test_an_impossible_budget_leaves_nothing(hurt: Artifact, folder: Path, tmp_p
 
 def test_a_limit_finer_than_one_text_is_called_so(hopeless: Search) -> None:
     finer = replace(hopeless, budget=Budget(max_drop_worst_language=0.5 / TEXTS, max_size_mb=1e-6))
-    found = miss_message(finer, ())
+    found = miss_message(finer, CompressConfig(int8=True))
     assert re.search(r"one of the 30 texts in \w\w is 0.0333 of its recall; measure on more", found)
     coarser = replace(hopeless, budget=Budget(max_drop_worst_language=2 / TEXTS, max_size_mb=1e-6))
-    assert "measure on more" not in miss_message(coarser, ())
+    assert "measure on more" not in miss_message(coarser, CompressConfig(int8=True))
 
 
 def test_the_message_says_how_to_make_the_best_plan(hurt: Artifact, folder: Path, tmp_path: Path) -> None:
@@ -261,7 +297,7 @@ def test_a_missing_tuner_says_what_to_install(
 def test_a_limit_needs_int8() -> None:
     result = CliRunner().invoke(cli, ["compress", "--languages", "en", "--max-drop", "0.01"])
     assert result.exit_code == 2
-    assert "--max-drop without --int8" in result.stderr
+    assert "--max-drop without --int8; expected both, or --int4" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -283,4 +319,4 @@ def test_budgets_without_sense_are_refused(table: dict[str, object], message: st
 
 
 def test_a_trial_fits_without_overshoots() -> None:
-    assert Trial(kept=(), cost=COST, overshoots={}, score=1).fits
+    assert Trial(kept=Kept(), cost=COST, overshoots={}, score=1).fits

@@ -25,7 +25,7 @@ from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
 from dmedge.compress.recipe import compress_artifact
 from dmedge.environment import child_environment
-from dmedge.errors import DmedgeError, ExportError
+from dmedge.errors import ConfigError, DmedgeError, ExportError
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.parity import output_error
 from dmedge.export import onnx_ops
@@ -154,6 +154,22 @@ def test_the_plan_gives_int4_to_linears_whose_inputs_divide() -> None:
             assert scheme == eight[name]
 
 
+def test_what_is_kept_in_int8_is_int8_and_float32_goes_before() -> None:
+    model = DualEncoder(CONFIG)
+    fold_batch_norm_(model)
+    plan = plan_precision(model, ("text.blocks.0.attention",), int4=True, keep_int8=("text", "fusion"))
+    whole = plan_precision(model, int4=True)
+    for name, scheme in plan.items():
+        if name.startswith("text.blocks.0.attention."):
+            assert scheme == "float32"
+        elif name.startswith(("text.", "fusion.")) and whole[name] == "int4_groups":
+            assert scheme == "int8_dynamic"
+        else:
+            assert scheme == whole[name]
+    with pytest.raises(ConfigError, match="keep_int8: no module 'txt' with weights; did you mean 'text'"):
+        plan_precision(model, int4=True, keep_int8=("txt",))
+
+
 def test_a_linear_that_does_not_divide_falls_back_and_runs() -> None:
     model = DualEncoder(replace(CONFIG, text_width=48)).eval()
     fold_batch_norm_(model)
@@ -239,10 +255,8 @@ def test_costs_count_packed_weights_once(float_checkpoint: Checkpoint, int4_chec
 def test_int4_stands_for_int8_too() -> None:
     assert CompressConfig(int4=True) == CompressConfig(int8=True, int4=True)
     assert artifact_name({"int8": True, "int4": True}) == "int4"
-    with pytest.raises(ValueError, match="qat with int4; expected one of them"):
-        CompressConfig(int4=True, qat=True)
-    with pytest.raises(ValueError, match="max_drop with int4; expected one of them"):
-        CompressConfig(int4=True, max_drop=0.01)
+    with pytest.raises(ValueError, match="keep_int8 without int4; expected both"):
+        CompressConfig(int8=True, keep_int8=("text",))
 
 
 def test_the_command_answers_on_stdout_only(tiny_checkpoint: Artifact, tmp_path: Path) -> None:

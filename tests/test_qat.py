@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from dmedge.compress.recipe import compress_artifact
 from dmedge.model.checkpoint import load_checkpoint
 from dmedge.model.dual import DualEncoder
 from dmedge.model.image import fold_batch_norm_
-from dmedge.model.quantized import Range, Scheme, quantize_rows
+from dmedge.model.nibbles import GROUP, unpack_nibbles
+from dmedge.model.quantized import Int4Linear, Range, Scheme, quantize_rows
 from tests.tiny_bundles import tiny_checkpoint as tiny_checkpoint
 from tests.tiny_bundles import two_layer_model
 from tests.tiny_training import tiny_train, tiny_world
@@ -28,10 +30,10 @@ def pixels(count: int = 8) -> torch.Tensor:
     return torch.randint(0, 256, (count, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def planned() -> tuple[DualEncoder, dict[str, Scheme], dict[str, Range]]:
+def planned(*, int4: bool = False) -> tuple[DualEncoder, dict[str, Scheme], dict[str, Range]]:
     model = two_layer_model()
     fold_batch_norm_(model)
-    plan = plan_precision(model)
+    plan = plan_precision(model, int4=int4)
     points = [name for name in plan if name.endswith("_point")]
     return model, plan, dict(observe_ranges(model, points, [pixels()]))
 
@@ -67,8 +69,24 @@ def test_the_rounded_tower_computes_what_the_integer_tower_computes() -> None:
     assert whole.shape == (8, 12)
 
 
-def test_removing_gives_back_the_very_weights() -> None:
-    model, plan, ranges = planned()
+def test_weights_in_groups_are_the_codes_read_back() -> None:
+    model, plan, ranges = planned(int4=True)
+    rounded, integer = deepcopy(model), deepcopy(model)
+    insert_rounding_(rounded, plan, ranges)
+    quantize_(integer, plan, ranges)
+    names = [name for name, scheme in plan.items() if scheme == "int4_groups"]
+    assert names
+    for name in names:
+        linear, read = rounded.get_submodule(name), integer.get_submodule(name)
+        assert isinstance(read, Int4Linear)
+        codes = unpack_nibbles(read.weight) * read.scale.repeat_interleave(GROUP, 1)
+        assert torch.equal(linear.get_parameter("parametrizations.weight.original"), model.get_submodule(name).weight)
+        torch.testing.assert_close(linear.weight, codes)
+
+
+@pytest.mark.parametrize("int4", [False, True])
+def test_removing_gives_back_the_very_weights(int4: bool) -> None:
+    model, plan, ranges = planned(int4=int4)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     insert_rounding_(model, plan, ranges)
     assert model.state_dict().keys() != state.keys()
@@ -86,6 +104,18 @@ def test_the_stage_trains_and_then_rounds(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(made)
     assert checkpoint.quantization == plan_of(parent)
     assert [line["step"] for line in made.manifest.summary["ledger"]] == ["start", "int8, trained"]  # type: ignore[attr-defined]
+
+
+def test_int4_that_was_trained_for_is_rounded_to_nearest(tmp_path: Path) -> None:
+    """The student has learnt with the nearest codes, so those of GPTQ would be others than it knows."""
+    parent = tiny_train(tmp_path / "run")
+    learn = LearnConfig(steps=4, fusion_steps=2, batch_size=6, texts_per_image=2)
+    config = CompressConfig(int4=True, qat=True, learn=learn, ledger_texts=0, calibration_items=8)
+    with tiny_world(), mock.patch("dmedge.compress.int8.fit_groups") as fit:
+        made = compress_artifact(parent, config, tmp_path / "qat")
+    fit.assert_not_called()
+    assert "int4_groups" in set(load_checkpoint(made).quantization.values())  # type: ignore[union-attr]
+    assert [line["step"] for line in made.manifest.summary["ledger"]] == ["start", "int4, trained"]  # type: ignore[attr-defined]
 
 
 def plan_of(parent: Artifact) -> dict[str, Scheme]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 STUDENTS = ("medium", "small", "tiny")
 BUDGET_HELP = (
-    "With --int8: search for a plan that loses at most this share of the mean recall@10; what rounding hurts most "
-    "stays float32. Exits with 3 if there is none."
+    "With --int8 or --int4: search for a plan that loses at most this share of the mean recall@10; what rounding hurts "
+    "most keeps more bits. Exits with 3 if there is none."
 )
 LIMITS = ("max_drop", "max_drop_worst_language", "max_size_mb", "max_latency_ratio")
 FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
@@ -31,7 +31,8 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 @click.option(
     "--distill",
     metavar="TEACHER",
-    help="Learn from a teacher: a checkpoint, parent for RUN itself, or universal-sentence-encoder.",
+    help="Learn from a teacher: a checkpoint, parent for RUN itself, FILE of dmedge embed, or "
+    "universal-sentence-encoder.",
 )
 @click.option("--student", type=click.Choice(STUDENTS), help="Make RUN this small before it learns from TEACHER.")
 @click.option(
@@ -49,7 +50,9 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 @click.option("--int8", is_flag=True, default=None, help="Quantize weights and activations to int8.")
 @click.option("--int4", is_flag=True, default=None, help="As --int8, with 4-bit weights in linear layers, by GPTQ.")
 @click.option("--smooth", is_flag=True, default=None, help="With --int8: even out large channels where that helps.")
-@click.option("--qat", is_flag=True, default=None, help="With --int8: train for some steps with everything rounded.")
+@click.option(
+    "--qat", is_flag=True, default=None, help="With --int8 or --int4: train for some steps with everything rounded."
+)
 @click.option("--max-drop", type=click.FloatRange(0, 1, max_open=True), help=BUDGET_HELP)
 @click.option(
     "--max-drop-worst-language",
@@ -71,6 +74,7 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 @click.option(
     "--keep", multiple=True, metavar="MODULE", help="Leave a module, and all below it, in float32; repeatable."
 )
+@click.option("--keep-int8", multiple=True, metavar="MODULE", help="With --int4: leave a module in int8; repeatable.")
 @click.option(
     "--calibration",
     "calibration_items",
@@ -84,7 +88,7 @@ FLOAT_SCHEMES = {"float32", "float16", "bfloat16"}
 def compress(run: Artifact | None, recipe: str | None, out: Path | None, as_json: bool, **flags: Any) -> None:
     """Make the checkpoint RUN smaller and faster [default: the newest float checkpoint under runs/].
 
-    What is asked for is done in this order: distil, prune, trim the vocabulary, int8 or int4.
+    What is asked for is done in this order: trim the vocabulary, distil, prune, int8 or int4.
     """
     config = settings(recipe, flags)
     parent = run or default_artifact("checkpoint", accept=is_float, what="float checkpoint")
@@ -111,9 +115,9 @@ def settings(recipe: str | None, flags: Mapping[str, Any]) -> "CompressConfig":
     if "languages" in given:
         given["languages"] = tuple(tag.strip() for tag in given["languages"].split(",") if tag.strip())
     limits = [name for name in LIMITS if name in given]
-    if limits and not recipe and not given.get("int8"):
+    if limits and not recipe and not given.get("int8") and not given.get("int4"):
         flag = f"--{limits[0].replace('_', '-')}"
-        raise click.UsageError(f"{flag} without --int8; expected both, since it limits what int8 may cost")
+        raise click.UsageError(f"{flag} without --int8; expected both, or --int4, since it limits what they may cost")
     if not recipe and not given.keys() & {"distill", "prune", "languages", "int8", "int4"}:
         raise click.UsageError(
             "nothing to do; expected --int8, --int4, --languages TAGS, --prune SHARE, --distill TEACHER "
@@ -160,11 +164,15 @@ def print_result(artifact: Artifact) -> None:
 
 
 def search_table(search: Mapping[str, Any]) -> str:
-    """The plans that were tried, in their order; what stays float32 adds up from row to row."""
-    rows, before = [], 0
+    """The plans that were tried, in their order; what keeps more bits adds up from row to row."""
+    rows, before = [], {"kept_int8": 0, "kept_float32": 0}
     for number, trial in enumerate(search["trials"], 1):
-        added = trial["kept_float32"][before:]
-        before = len(trial["kept_float32"])
+        added = [
+            f"{group}{' in int8' if key == 'kept_int8' else ''}"
+            for key, count in before.items()
+            for group in trial.get(key, ())[count:]
+        ]
+        before = {key: len(trial.get(key, ())) for key in before}
         rows.append(
             [
                 f"  {number}",
@@ -176,7 +184,16 @@ def search_table(search: Mapping[str, Any]) -> str:
                 "yes" if trial["fits"] else "no",
             ]
         )
-    names = ["  plan", "float32", "MB", "recall@10 (lost)", "worst language (lost)", "latency", "fits"]
+    is_short = any(trial.get("kept_int8") for trial in search["trials"])
+    names = [
+        "  plan",
+        "more bits" if is_short else "float32",
+        "MB",
+        "recall@10 (lost)",
+        "worst language (lost)",
+        "latency",
+        "fits",
+    ]
     data, baseline = search["data"], search["baseline"]
     return (
         f"{text_table(names, rows, left=2)}\n  float: recall@10 {baseline['recall_at_10']:.4f}, on {data['n_texts']:,} "

@@ -159,8 +159,8 @@ def language_chart(bars: Sequence[Bar], end: float) -> str:
     return _svg(width, height, parts, f"Recall at 10 of {len(bars)} languages")
 
 
-def sensitivity_chart(errors: Mapping[str, float], kept: Set[str]) -> str:
-    """One bar per group of modules, as long as its error; those in `kept` are marked."""
+def sensitivity_chart(errors: Mapping[str, float], kept: Set[str], scheme: str, kept_as: str) -> str:
+    """One bar per group of modules, as long as its error in `scheme`; those in `kept` are marked."""
     row, left, width, right, top = 17.0, 184.0, 520.0, 90.0, 4.0
     longest = max(errors.values()) or 1.0
     parts = []
@@ -171,9 +171,11 @@ def sensitivity_chart(errors: Mapping[str, float], kept: Set[str]) -> str:
             f'<rect class="family{0 if group in kept else len(FAMILIES) - 1}" x="{left:.1f}" y="{y + 3:.1f}" rx="2" '
             f'width="{max(1.0, error / longest * (width - left - right)):.1f}" height="{row - 6:.0f}"/>'
         )
-        words = f"{error:.2e}" + (", float32" if group in kept else "")
+        words = f"{error:.2e}" + (f", {kept_as}" if group in kept else "")
         parts.append(_text(left + error / longest * (width - left - right) + 6, y + 12, words, f"tick{shade}"))
-    return _svg(width, top + row * len(errors) + 4, parts, f"Sensitivity of {len(errors)} groups of modules")
+    return _svg(
+        width, top + row * len(errors) + 4, parts, f"Sensitivity of {len(errors)} groups of modules to {scheme}"
+    )
 
 
 def latency_chart(artifact_ms: NDArray[np.float64], fp32_ms: NDArray[np.float64]) -> str:

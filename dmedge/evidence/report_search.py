@@ -30,8 +30,12 @@ def read_search(path: Path) -> dict[str, Any]:
 
 def search_section(name: str, search: Mapping[str, Any]) -> str:
     """A bar for each group of modules, and a row for each plan."""
-    errors = {row["group"]: row["error"] for row in search["sensitivity"]}
-    kept = set(search["trials"][search["chosen"]]["kept_float32"])
+    chosen = search["trials"][search["chosen"]]
+    charts = "".join(
+        sensitivity_chart(errors, set(chosen.get(f"kept_{kept_as}", ())), scheme, kept_as)
+        for scheme, kept_as in (("int4", "int8"), ("int8", "float32"))
+        if (errors := {row["group"]: row["error"] for row in search["sensitivity"] if row["scheme"] == scheme})
+    )
     limits = ", ".join(
         f"{key.removeprefix('max_').replace('_', ' ')} at most {limit:g}"
         for key, limit in search["budget"].items()
@@ -40,19 +44,19 @@ def search_section(name: str, search: Mapping[str, Any]) -> str:
     data, baseline = search["data"], search["baseline"]
     note = (
         f"Limits: {escape(limits)}. Bars: 1 - cosine between embeddings of calibration data before and after, image "
-        "and text added, with only that group in int8; marked groups stay float32 in the chosen plan. Recall@10 of "
+        "and text added, with only that group quantized; marked groups keep more bits in the chosen plan. Recall@10 of "
         f"the float model {figure(baseline['recall_at_10'])}, on {data['n_texts']:,} texts and {data['n_images']:,} "
         f"pictures of {escape(data['name'])}; drops are relative to it. Latency is an estimate: "
         f"{escape(search['latency_method'])}."
     )
-    names = ["stays float32", "weights", "recall@10", "lost", "worst language", "lost", "latency, estimated", "fits"]
+    names = ["keeps more bits", "weights", "recall@10", "lost", "worst language", "lost", "latency, estimated", "fits"]
     rows = [_trial_row(trial, number == search["chosen"]) for number, trial in enumerate(search["trials"])]
-    body = f"{sensitivity_chart(errors, kept)}{table(names, rows)}"
-    return section(f"{escape(name)}: the search for a plan", body, note=note)
+    return section(f"{escape(name)}: the search for a plan", f"{charts}{table(names, rows)}", note=note)
 
 
 def _trial_row(trial: Mapping[str, Any], is_chosen: bool) -> list[str]:
-    kept = escape(", ".join(trial["kept_float32"]) or "nothing")
+    groups = [*(f"{group} (int8)" for group in trial.get("kept_int8", ())), *trial["kept_float32"]]
+    kept = escape(", ".join(groups) or "nothing")
     return [
         f"<b>{kept}</b>" if is_chosen else kept,
         bytes_text(1e6 * trial["size_mb"]),
