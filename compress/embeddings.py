@@ -123,7 +123,7 @@ def _rows(path: Path, kind: str, ids: Tensor, embeddings: Tensor) -> Rows:
         )
     if len(ids) != len(embeddings) or not len(ids):
         raise DataError(f"{path}: {len(ids)} {kind}_ids for {len(embeddings)} embeddings; expected as many, and some")
-    if not all(bool(part.isfinite().all()) for part in embeddings.split(CHUNK)):
+    if not all(bool(embeddings[row : row + CHUNK].isfinite().all()) for row in range(0, len(embeddings), CHUNK)):
         raise DataError(f"{path}: {kind}_embeddings are not all finite; expected numbers; embed again")
     order = np.argsort(ids.numpy(), kind="stable")
     ordered = ids.numpy()[order]
@@ -147,6 +147,7 @@ def embed_data(texts: Embed, images: Embed | None, data: str) -> dict[str, NDArr
     Raises:
         DataError: the folder cannot be used.
     """
+    pictures: Any
     if data == "emoji":
         training = emoji_training_data(load_pack())
         written, pictures, ids = training.texts, training.images, training.content

@@ -25,6 +25,7 @@ from dmedge.model.quantized import Range, Scheme
 logger = logging.getLogger(__name__)
 BATCH = 64
 
+Fits = Mapping[str, tuple[Tensor, Tensor]]  # name of a linear -> its codes and scales, see `fit_groups`
 Tune = Callable[[DualEncoder, Mapping[str, Scheme], Mapping[str, Range]], DualEncoder]
 
 
@@ -38,12 +39,17 @@ class Quantized:
 
 
 def quantize_checkpoint(
-    checkpoint: Checkpoint, config: CompressConfig, calibration: CalibrationSet, tune: Tune | None = None
+    checkpoint: Checkpoint,
+    config: CompressConfig,
+    calibration: CalibrationSet,
+    tune: Tune | None = None,
+    fits: Fits | None = None,
 ) -> Quantized:
     """Plan, calibrate and round; `checkpoint` itself is left as it was.
 
     Args:
         tune: changes the weights before they are rounded, knowing the plan and the ranges.
+        fits: from `fit_int4`, where they are known from before.
 
     Raises:
         ConfigError: `config.keep` names no module of the model.
@@ -63,10 +69,27 @@ def quantize_checkpoint(
         model = tune(model, plan, ranges)
     # A model that was trained with its weights rounded to the nearest codes is rounded just so.
     linears = [name for name, scheme in plan.items() if scheme == "int4_groups" and tune is None]
-    groups = fit_groups(model, linears, checkpoint.tokenizer, calibration) if linears else {}
+    if fits is None:
+        fits = fit_groups(model, linears, checkpoint.tokenizer, calibration) if linears else {}
+    groups = {name: fits[name] for name in linears}
     quantize_(model, plan, ranges, groups)
     rounded = replace(checkpoint, model=model.eval().requires_grad_(False), quantization=plan)
     return Quantized(rounded, plan, smoothed)
+
+
+def fit_int4(checkpoint: Checkpoint, config: CompressConfig, calibration: CalibrationSet) -> Fits | None:
+    """The 4-bit codes of every linear that may have some, whatever the plan gives to the others.
+
+    A fit knows the inputs of the float model alone, so it is the same in every plan; but with `smooth`, which
+    changes the model by the plan, there is none before.
+    """
+    if not config.int4 or config.smooth:
+        return None
+    model = deepcopy(checkpoint.model)
+    fold_batch_norm_(model)
+    plan = plan_precision(model, int4=True)
+    linears = [name for name, scheme in plan.items() if scheme == "int4_groups"]
+    return fit_groups(model, linears, checkpoint.tokenizer, calibration)
 
 
 def _run(model: DualEncoder, tokenizer: AnyTokenizer, calibration: CalibrationSet) -> None:

@@ -12,7 +12,7 @@ from dmedge.compress.budget import Budget, Kept, PlanCost, Trial, relative_drops
 from dmedge.compress.calibration import CalibrationSet
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.cost_table import CostTable
-from dmedge.compress.int8 import Quantized, quantize_checkpoint
+from dmedge.compress.int8 import Fits, Quantized, quantize_checkpoint
 from dmedge.compress.ledger import weight_bytes
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import DataError
@@ -32,6 +32,7 @@ class Question:
     calibration: CalibrationSet
     data: EvalSet
     languages: frozenset[str] = frozenset()  # that count; empty for all
+    fits: Fits | None = None  # 4-bit codes, where they are the same in every plan
 
 
 @dataclass
@@ -50,7 +51,8 @@ class Judge:
         """Quantize all but `keep`, and but what the settings keep anyway."""
         question = self.question
         config = with_kept(question.config, keep)
-        found = quantize_checkpoint(replace(question.checkpoint, model=model), config, question.calibration)
+        checkpoint = replace(question.checkpoint, model=model)
+        found = quantize_checkpoint(checkpoint, config, question.calibration, fits=question.fits)
         self._carried_out = keep, found
         return found.checkpoint.model
 

@@ -12,6 +12,7 @@ from dmedge.compress.autotune import autotune_plans
 from dmedge.compress.budget import Budget, Trial, tolerable_loss
 from dmedge.compress.config import CompressConfig
 from dmedge.compress.cost_table import METHOD, cost_table
+from dmedge.compress.int8 import fit_int4
 from dmedge.compress.judge import Judge, Question, mean, with_kept
 from dmedge.compress.plan import below, plan_precision
 from dmedge.compress.sensitivity import (
@@ -86,11 +87,8 @@ def search_plan(question: Question) -> Search:
     if not groups:
         raise ConfigError("keep: leaves no module of the embeddings to quantize; expected one at least; keep fewer")
     short = [group for group in groups if any(plan[name] == "int4_groups" for name in below(group, sides.names))]
-    with _quiet(), progress("sensitivity", total=len(groups) + len(short)) as advance:
-        sensitivity = [
-            *measure_sensitivity(checkpoint, config, question.calibration, short, advance),
-            *measure_sensitivity(checkpoint, replace(config, int4=False), question.calibration, groups, advance),
-        ]
+    question = replace(question, fits=fit_int4(checkpoint, config, question.calibration))
+    sensitivity = _sensitivity(question, groups, short)
     variants = cumulative_variants(sensitivity)
     with _quiet(), progress("plans", total=len(variants)) as advance:
         judge = Judge(
@@ -101,6 +99,17 @@ def search_plan(question: Question) -> Search:
         loss = tolerable_loss(question.budget)
         autotune_plans(checkpoint.model, variants, judge.carry_out, judge.evaluate, loss)
     return Search(question.budget, question.data, judge.baseline, sensitivity, judge.trials)
+
+
+def _sensitivity(question: Question, groups: Sequence[str], short: Sequence[str]) -> list[Sensitivity]:
+    """Of the groups with int4, the most sensitive first, and then of all groups in int8, likewise."""
+    checkpoint, config, calibration = question.checkpoint, question.config, question.calibration
+    eights = replace(config, int4=False, keep_int8=())
+    with _quiet(), progress("sensitivity", total=len(groups) + len(short)) as advance:
+        return [
+            *measure_sensitivity(checkpoint, config, calibration, short, advance, question.fits),
+            *measure_sensitivity(checkpoint, eights, calibration, groups, advance),
+        ]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dmedge.compress.budget import Kept
 from dmedge.compress.calibration import CalibrationSet
 from dmedge.compress.config import CompressConfig
-from dmedge.compress.int8 import quantize_checkpoint
+from dmedge.compress.int8 import Fits, quantize_checkpoint
 from dmedge.compress.plan import plan_precision
 from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.model.checkpoint import Checkpoint
@@ -113,20 +113,22 @@ def measure_sensitivity(
     calibration: CalibrationSet,
     groups: Sequence[str],
     advance: Callable[[], object] = lambda: None,
+    fits: Fits | None = None,
 ) -> tuple[Sensitivity, ...]:
     """Quantize each group alone and compare embeddings of the calibration data; the most sensitive comes first.
 
     Args:
         checkpoint: float.
-        config: with `int4` the linears of each group get that; what it keeps is not asked for.
+        config: with `int4` the linears of each group get that; what it keeps stays so in all of them.
         groups: prefixes of module names.
         advance: told after every group.
+        fits: from `fit_int4`, where they are known.
     """
     before = _embeddings(checkpoint.model, checkpoint.tokenizer, calibration)
     found = []
     for group in groups:
-        alone = replace(config, keep=_all_but(checkpoint, group), keep_int8=config.keep_int8 if config.int4 else ())
-        quantized = quantize_checkpoint(checkpoint, alone, calibration)
+        alone = replace(config, keep=(*config.keep, *_all_but(checkpoint, group)))
+        quantized = quantize_checkpoint(checkpoint, alone, calibration, fits=fits)
         after = _embeddings(quantized.checkpoint.model, checkpoint.tokenizer, calibration)
         errors = (_error(*pair) for pair in zip(before, after, strict=True))
         found.append(Sensitivity(group, "int4" if config.int4 else "int8", *errors))

@@ -149,16 +149,16 @@ def test_the_last_group_is_never_given_back(hopeless: Search) -> None:
     assert [trial.kept for trial in hopeless.trials] == variants
 
 
-def test_int4_is_given_back_to_int8_before_anything_becomes_float(ask: Callable[..., Search], hopeless: Search) -> None:
-    found = ask(Budget(max_size_mb=1e-6), int4=True)
+def test_int4_is_given_back_to_int8_before_anything_becomes_float(ask: Callable[..., Search]) -> None:
+    found, eights = (ask(Budget(max_size_mb=1e-6), KEPT, int4=int4) for int4 in (True, False))
     short = [one.group for one in found.sensitivity if one.scheme == "int4"]
-    assert short and [one for one in found.sensitivity if one.scheme == "int8"] == list(hopeless.sensitivity)
+    assert short and [one for one in found.sensitivity if one.scheme == "int8"] == list(eights.sensitivity)
     kept = [trial.kept for trial in found.trials]
     assert kept[: len(short)] == [Kept(int8=tuple(short[:count])) for count in range(len(short))]
-    assert kept[len(short) :] == [trial.kept._replace(int8=tuple(short)) for trial in hopeless.trials]
+    assert kept[len(short) :] == [trial.kept._replace(int8=tuple(short)) for trial in eights.trials]
     # With all of them given back, embeddings are those of int8; the fusion, which recall does not see, stays int4.
-    eights = [replace(trial.cost, size_mb=0) for trial in found.trials[len(short) :]]
-    assert eights == [replace(trial.cost, size_mb=0) for trial in hopeless.trials]
+    costs = [replace(trial.cost, size_mb=0) for trial in found.trials[len(short) :]]
+    assert costs == [replace(trial.cost, size_mb=0) for trial in eights.trials]
     sizes = [trial.cost.size_mb for trial in found.trials]
     assert sizes == sorted(sizes)
     page = search_section("tiny", found.to_json())

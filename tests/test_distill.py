@@ -376,7 +376,7 @@ def test_the_sentence_encoder_finds_translations() -> None:
 def test_students_of_imported_towers_keep_every_other_layer(kind: str, tmp_path: Path) -> None:
     """What is kept is the teacher's own, and the last layer is among it."""
     side: Any = "image" if kind in IMAGES else "text"
-    with mock.patch.dict(BODY, num_hidden_layers=4):  # type: ignore[arg-type]
+    with mock.patch.dict(BODY, num_hidden_layers=4):
         teacher = with_tower(side, kind, tmp_path / kind)
     student = make_student(teacher, "small")
     before, after = (getattr(one.model, side) for one in (teacher, student))

@@ -87,11 +87,11 @@ def test_a_student_learns_from_embeddings_made_before(tmp_path: Path) -> None:
     data = tiny_data()
     texts = list(dict.fromkeys(data.texts))
     file = tmp_path / "parent.safetensors"
-    arrays = {
+    arrays: dict[str, Any] = {
         "text_ids": np.array([text_id(text) for text in texts], np.uint64),
         "text_embeddings": encoder.texts(texts),
         "picture_ids": data.content,
-        "picture_embeddings": encoder.images(data.images),
+        "picture_embeddings": encoder.images(list(data.images)),
     }
     write_embeddings(file, arrays, "parent")
     assert [path.name for path in tmp_path.glob("*.tmp")] == []

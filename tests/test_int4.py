@@ -21,6 +21,7 @@ from dmedge.cli.main import cli
 from dmedge.compress.calibration import CalibrationSet, draw_calibration
 from dmedge.compress.config import CompressConfig, artifact_name
 from dmedge.compress.gptq import fit_groups, run_unpadded
+from dmedge.compress.int8 import fit_int4, quantize_checkpoint
 from dmedge.compress.plan import plan_precision
 from dmedge.compress.quantize import quantize_, sqnr_db
 from dmedge.compress.recipe import compress_artifact
@@ -213,6 +214,19 @@ def _inputs_of(
     for hook in hooks:
         hook.remove()
     return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def test_a_fit_is_the_same_in_every_plan(float_checkpoint: Checkpoint) -> None:
+    """So that a search fits once."""
+    config = CompressConfig(int4=True, calibration_items=8, keep=("image", "head"))
+    calibration = draw_calibration(config, float_checkpoint.preprocess)
+    fits = fit_int4(float_checkpoint, config, calibration)
+    anew, before = (
+        quantize_checkpoint(float_checkpoint, config, calibration, fits=one).checkpoint.model.state_dict()
+        for one in (None, fits)
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in anew.items())
+    assert fit_int4(float_checkpoint, replace(config, smooth=True), calibration) is None
 
 
 def test_an_input_that_calibration_never_moves_keeps_its_weights(

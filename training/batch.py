@@ -20,8 +20,8 @@ class TextChunk:
 
     def to(self, device: torch.device) -> "TextChunk":
         """The same texts on another device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.mask, self.key))
-        return TextChunk(*moved, self.content)
+        ids, mask, key = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.mask, self.key))
+        return TextChunk(ids, mask, key, self.content)
 
     def pin_memory(self) -> "TextChunk":
         """The same texts in page-locked memory."""

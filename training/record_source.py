@@ -221,6 +221,6 @@ def _hf_chunks(
     chunks = []
     for part in (part for part in parts if len(part)):
         ids, mask = tokenizer.batch([texts[i] for i in part])
-        tensors = (torch.from_numpy(array) for array in (ids, mask, key[part]))
+        tensors = (torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(key[part]))
         chunks.append(TextChunk(*tensors, content[part]))
     return tuple(chunks)

@@ -16,7 +16,7 @@ def layer_count(spec: Mapping[str, Any]) -> int:
     if not spec:
         return 0
     with quietly() as transformers:
-        family = (IMAGE_FAMILIES | TEXT_FAMILIES)[spec["model_type"]]
+        family = {**IMAGE_FAMILIES, **TEXT_FAMILIES}[spec["model_type"]]
         config = getattr(transformers, family.model).config_class.from_dict(dict(spec["config"]))
     return int(getattr(config, COUNT, 0))
 
