@@ -1,6 +1,7 @@
 """ONNX programs: one file each, free batch and text length, the checkpoint's own integers."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
 from dmedge.export.counts import count_onnx
-from dmedge.export.onnx_attention import join_weights_
+from dmedge.export.onnx_attention import heads_apart, join_weights_
 from dmedge.export.onnx_library import one_library
 from dmedge.export.onnx_ops import (
     OPSET,
@@ -26,6 +27,7 @@ from dmedge.export.onnx_rules import fuse_patterns_
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
+from dmedge.model.hf_rewrite import attention_traced_as
 from dmedge.model.quantized import QuantEmbedding
 
 MAX_BATCH = 65_536
@@ -50,7 +52,8 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path, *
     limits = {"batch": MAX_BATCH, "length": model.config.context_length}
     exported = onnx_model(model, fuses=fuses)
     nodes = {}
-    with quiet(), one_library(), evaluating(exported, programs) as modules:
+    attention = attention_traced_as(heads_apart) if fuses else nullcontext()
+    with quiet(), one_library(), attention, evaluating(exported, programs) as modules:
         for program in programs:
             (root / program.file).parent.mkdir(parents=True, exist_ok=True)
             written = torch.onnx.export(

@@ -85,6 +85,26 @@ class OnnxIntSelfAttention(OnnxAttention):
         return self.out(self._fused(f"{PARTED}::QAttention", (*codes, bias, *weights), shape))  # type: ignore[no-any-return]
 
 
+def heads_apart(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Attention of an imported encoder as one operation; see `attention_traced_as`.
+
+    onnxruntime cancels the turning of heads with that of the encoder.
+    """
+    batch, heads, queries, width = query.shape
+    rows = [x.transpose(1, 2).reshape(batch, -1, heads * width) for x in (query, key, value)]
+    if bias is not None and isinstance(bias.shape[2], int):  # one row for all queries, where the kernel wants each's
+        bias = bias.expand(-1, -1, queries, -1)
+    mixed: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::MultiHeadAttention",
+        (*rows, None, None, bias),
+        {"num_heads": heads, "scale": scale},
+        dtype=torch.float32,
+        shape=(batch, queries, heads * width),
+        version=1,
+    )
+    return mixed.view(batch, queries, heads, width)
+
+
 def fuse_attention_(model: DualEncoder) -> None:
     """Replace every `Attention` of own towers and fusions; one with rotary positions turns its heads, and stays."""
     for block in [module for module in model.modules() if type(module) is Block]:

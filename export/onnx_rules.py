@@ -8,7 +8,7 @@ from dmedge.errors import require
 def fuse_patterns_(model: Any) -> None:
     """Write what `F.normalize` and `masked_mean` were traced as with LpNormalization, and scale sums of integers anew.
 
-    LpNormalization leaves a vector of zeros as it is, as both do.
+    LpNormalization leaves a vector of zeros as it is, as both do. Shapes that are changed back go.
 
     Args:
         model: of onnx_ir.
@@ -19,8 +19,10 @@ def fuse_patterns_(model: Any) -> None:
         rule(_divided, _unit_length, _is_unit_length),
         rule(_summed_and_counted, _mean, _is_mean),
         rule(_scaled_each_first, _scaled_all_first, _is_number),
+        rule(_shaped_and_back, _as_it_was, _is_as_it_was),
     ]
     rewriter.rewrite(model, pattern_rewrite_rules=rules)
+    require("onnx_ir.passes.common", "onnx").IdentityEliminationPass()(model)
 
 
 def _divided(op: Any, x: Any, axes: Any, least: Any, shape: Any) -> Any:
@@ -63,6 +65,19 @@ def _scaled_all_first(op: Any, sums: Any, codes: Any, scales: Any, factor: Any) 
 
 def _is_number(_: Any, scales: Any, factor: Any, **others: Any) -> bool:
     return len(scales.shape) == 1 and isinstance(_numbers(factor), float)
+
+
+def _shaped_and_back(op: Any, x: Any, there: Any, back: Any) -> Any:
+    return op.Reshape(op.Reshape(x, there), back, _outputs=["again"])
+
+
+def _as_it_was(op: Any, x: Any, **_: Any) -> Any:
+    return op.Identity(x)
+
+
+def _is_as_it_was(_: Any, x: Any, again: Any, **others: Any) -> bool:
+    """Heads are told apart by the encoder and put together for the kernel; shapes name the dimensions that vary."""
+    return x.shape is not None and x.shape == again.shape
 
 
 def _numbers(value: Any) -> Any:

@@ -15,12 +15,14 @@ from dmedge.export.onnx import check_integers, export_onnx, export_onnx_for_web
 from dmedge.export.onnx_ops import onnx_model
 from dmedge.export.programs import bundle_programs
 from dmedge.manifest import Program
-from dmedge.model.checkpoint import checkpoint_programs
+from dmedge.model.checkpoint import checkpoint_programs, load_checkpoint
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
+from dmedge.model.hf_import import import_checkpoint
 from dmedge.model.image import fold_batch_norm_
 from dmedge.model.quantized import Scheme
 from tests.tiny_bundles import CONFIG, tiny_model
+from tests.tiny_hf import BODY, DUALS
 
 onnx: Any = pytest.importorskip("onnx")
 onnxruntime: Any = pytest.importorskip("onnxruntime")
@@ -28,6 +30,7 @@ onnxruntime: Any = pytest.importorskip("onnxruntime")
 ATTENTION = "text.blocks.0.attention"
 LINEARS = [f"{ATTENTION}.{name}" for name in ("query", "key", "value", "out")]
 FLOAT_ERROR, INT8_COSINE = 1e-5, 0.999
+VOCABULARY = 40  # ids that every model here knows
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 
@@ -40,11 +43,10 @@ def of(name: str, config: ModelConfig) -> Program:
 def texts(*lengths: int) -> Feeds:
     """Random texts of these lengths, filled up to the longest."""
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int32)
-    return {"ids": np.random.default_rng(0).integers(1, CONFIG.vocab_size, mask.shape, np.int32), "mask": mask}
+    return {"ids": np.random.default_rng(0).integers(1, VOCABULARY, mask.shape, np.int32), "mask": mask}
 
 
-def pictures() -> Feeds:
-    size = CONFIG.image_size
+def pictures(size: int = CONFIG.image_size) -> Feeds:
     return {"pixels": np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)}
 
 
@@ -102,6 +104,23 @@ def test_int8_attention_is_that_of_torch(kept: tuple[str, ...], expected: str, t
     for feeds in (texts(1), texts(7), texts(3, 9)):
         wanted, got = embeddings(model, path, program, feeds)
         assert (wanted * got).sum(1).min() > INT8_COSINE
+
+
+@pytest.mark.parametrize("kind", DUALS)
+def test_attention_of_imported_encoders_is_that_of_torch(kind: str, tmp_path: Path) -> None:
+    """Causal or not, with padding or without, beside the pooling of SigLIP; no shape is changed and changed back."""
+    model = load_checkpoint(import_checkpoint(DUALS[kind](tmp_path / "hf"), tmp_path / "imported")).model
+    for name in ("encode_image", "encode_text"):
+        program = of(name, model.config)
+        export_onnx(model, (program,), tmp_path)
+        path = tmp_path / program.file
+        pools = name == "encode_image" and kind.startswith("siglip")
+        found = operations(path)
+        assert found["MultiHeadAttention"] == BODY["num_hidden_layers"] + pools
+        assert not found["Softmax"] and not found["Identity"] and found["Reshape"] <= 3
+        feeds = pictures(model.config.image_size) if name == "encode_image" else texts(1, 3, 7)
+        wanted, got = embeddings(model, path, program, feeds)
+        assert (wanted - got).abs().max() < FLOAT_ERROR
 
 
 def test_float_programs_for_browsers_keep_to_what_webgpu_has(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ then, and in training, they run as in transformers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -28,11 +30,29 @@ from dmedge.model.quantized import replace_module_
 
 ATTENTION = "dmedge"  # under which transformers knows `attend` and `attention_mask`
 
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+_kernel: ContextVar[Kernel | None] = ContextVar("kernel", default=None)
+
 # The encoders whose positions are 0, 1, 2 and so on; those of RoBERTa's kin depend on the padding.
 COUNTED_POSITIONS = (
     *("clip_vision_model", "siglip_vision_model", "clip_text_model", "siglip_text_model", "siglip2_text_model"),
     *("bert", "distilbert", "electra"),
 )
+
+
+@contextmanager
+def attention_traced_as(kernel: Kernel) -> Iterator[None]:
+    """Have imported encoders that are traced meanwhile call `kernel`, with the tensors that `attend` is given.
+
+    Args:
+        kernel: maps query [B, heads, Q, d], key and value [B, heads, K, d], the bias or None, and what scores are
+            multiplied by to [B, Q, heads, d].
+    """
+    token = _kernel.set(kernel)
+    try:
+        yield
+    finally:
+        _kernel.reset(token)
 
 
 class TanhGelu(nn.Module):
@@ -146,6 +166,8 @@ def attend(
         return sdpa(module, query, key, value, attention_mask, scaling=scaling, **options)
     batch, heads, queries, width = query.shape
     scale = width**-0.5 if scaling is None else scaling
+    if (kernel := _kernel.get()) is not None:
+        return kernel(query, key, value, attention_mask, scale), None
     flat = [x.reshape(batch * heads, -1, width) for x in (query * scale, key, value)]
     scores = torch.bmm(flat[0], flat[1].transpose(1, 2))  # [B*h, Q, K]
     if attention_mask is not None:
