@@ -13,6 +13,7 @@ import { rules } from "./tokenizer.mjs";
 import { MODELS } from "./tokenizer_models.mjs";
 
 const SHORT = 6; // bytes of a cluster that is not looked up as a whole
+const MOST = 4096; // clusters that are remembered
 const IDEOGRAPHS = // as the library lists them, a slip in one range included
   /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
 const SPACES = /\p{White_Space}/gu;
@@ -109,7 +110,19 @@ const NORMALIZERS = {
       const whole = bytes.length < SHORT ? rule(bytes, 0) : null;
       return whole?.result ?? Array.from(cluster, (one) => rule(utf8.encode(one), 0)?.result ?? one).join("");
     };
-    return (text) => Array.from(clusters.segment(text), ({ segment }) => rewrite(segment)).join("");
+    const known = new Map(); // clusters that were met; a text has few different ones
+    return (text) => {
+      let result = "";
+      for (const { segment } of clusters.segment(text)) {
+        let found = known.get(segment);
+        if (found === undefined) {
+          if (known.size === MOST) known.clear();
+          known.set(segment, (found = rewrite(segment)));
+        }
+        result += found;
+      }
+      return result;
+    };
   },
   BertNormalizer: ({ clean_text, handle_chinese_chars, strip_accents, lowercase: lowers }, classes) => {
     const [control, marks] = [classes.control, classes.mark].map((members) => new RegExp(`[${members}]`, "gu"));
