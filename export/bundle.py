@@ -32,7 +32,7 @@ from dmedge.export.texts import golden_texts
 from dmedge.export.thrift import thrifty
 from dmedge.export.tokenizer_json import TOKENIZER_JSON, write_tokenizer_json
 from dmedge.export.variants import cut_down, takes
-from dmedge.export.web_tokenizer import CHARACTERS, characters_json, check_web_tokenizer
+from dmedge.export.web_tokenizer import CHARACTERS, characters_json, check_web_tokenizer, loader_modules
 from dmedge.files import digest_file, list_files
 from dmedge.lineage import inherited
 from dmedge.logs import progress
@@ -46,7 +46,7 @@ from dmedge.signature import Seal
 
 __all__ = ["ExportConfig", "export_bundle"]
 
-WEB_MODULES = tuple(sorted((Path(__file__).parent / "web").glob("*.mjs")))  # the loader of a bundle for browsers
+WEB = Path(__file__).parent / "web"  # the loader of a bundle for browsers
 
 Exporter = Callable[[DualEncoder, tuple[Program, ...], Path], Lowering]
 
@@ -189,8 +189,8 @@ def _write_beside(
     about = About(config.target, config.variant, engines, _precision(checkpoint), checkpoint, programs, tokenizer)
     (root / "README.md").write_text(bundle_readme(about), encoding="utf-8")
     if "onnxruntime-web" in engines:
-        for module in WEB_MODULES:
-            shutil.copyfile(module, root / module.name)
+        for module in loader_modules(tokenizer):
+            shutil.copyfile(WEB / module, root / module)
     licenses = root / "LICENSES"  # Apache-2.0, which is dmedge's own, is among those of the data
     shutil.copytree(PACK / "licenses", licenses / "licenses")
     shutil.copyfile(PACK / "ATTRIBUTION.md", licenses / "ATTRIBUTION.md")

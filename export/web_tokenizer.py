@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +12,8 @@ from dmedge.errors import ExportError, require
 from dmedge.protobuf import fields
 
 CHARACTERS = "tokenizer_characters.json"
+MODULES = ("dmedge.mjs", "pixels.mjs", "tokenizer.mjs")
+IMPORTED_MODULES = ("imported.mjs", "tokenizer_json.mjs", "tokenizer_models.mjs")  # of bundles with such a tokenizer
 PLANES = (0, 1, 2, 3, 14, 15, 16)  # of Unicode, in which there are characters
 LONE = range(0xD800, 0xE000)  # halves of a character
 Part: TypeAlias = Mapping[str, Any]
@@ -64,6 +66,11 @@ _SETTINGS = {  # field, field within -> name, what it has to be, what it is wher
     (_TRAINER, 24): ("treat_whitespace_as_suffix", 0, 0),
     (_NORMALIZER, 5): ("escape_whitespaces", 1, 1),
 }
+
+
+def loader_modules(tokenizer: Sequence[str]) -> tuple[str, ...]:
+    """Names of the modules that load a bundle in a browser, from the names of its tokenizer's files."""
+    return (*MODULES, *(IMPORTED_MODULES if RULES in tokenizer else ()))
 
 
 def check_web_tokenizer(files: Mapping[str, bytes], root: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import dmedge.export
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.main import cli
 from dmedge.compress.recipe import CompressConfig, compress_artifact
@@ -179,7 +180,10 @@ def web(base: Path, checkpoint: Make) -> Callable[[str], Artifact]:
     "kind", ["clip", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in DUALS if kind != "clip")]
 )
 def test_browsers_compute_an_imported_model_from_texts_and_pictures(kind: str, web: Callable[[str], Artifact]) -> None:
-    report = prove_in_browser(web(kind))
+    made = web(kind)
+    modules = {name for name in made.manifest.files if name.endswith(".mjs")}
+    assert modules == {path.name for path in (Path(dmedge.export.__file__).parent / "web").iterdir()}
+    report = prove_in_browser(made)
     assert (report.texts_differing, report.images_differing) == ((), ())
     assert set(report.rows) == {"encode_image", "encode_text", "scores"}
     assert report.error_ratio <= 1

@@ -140,8 +140,13 @@ export class Model {
 
 /** The tokenizer of dmedge's own vocabularies or of an imported model, whichever the bundle has. */
 async function openTokenizer(has, read, contextLength) {
-  if (has("tokenizer_rules.json")) return (await import("./imported.mjs")).openImported(has, read, contextLength);
-  return has("tokenizer.model") ? new Tokenizer(await read("tokenizer.model"), contextLength) : undefined;
+  if (!has("tokenizer_rules.json")) {
+    return has("tokenizer.model") ? new Tokenizer(await read("tokenizer.model"), contextLength) : undefined;
+  }
+  const { openImported } = await import("./imported.mjs").catch((error) => {
+    throw new Error(`imported.mjs: ${error.message}; expected it beside dmedge.mjs; load the bundle by its own dmedge.mjs`);
+  });
+  return openImported(has, read, contextLength);
 }
 
 function logits({ match, ...heads }) {
