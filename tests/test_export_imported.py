@@ -201,6 +201,14 @@ def test_the_page_of_the_readme_works(web: Callable[[str], Artifact], tmp_path: 
         assert score == pytest.approx((encoder.texts(["red apple"]) @ encoder.images([image]).T).item(), abs=1e-5)
 
 
+@pytest.mark.slow
+def test_the_loader_of_another_bundle_says_what_it_lacks(web: Callable[[str], Artifact], tmp_path: Path) -> None:
+    shutil.copytree(web("clip").root, tmp_path / "other")
+    (tmp_path / "other/imported.mjs").unlink()  # as in a bundle with a vocabulary of dmedge's own
+    with pytest.raises(DmedgeError, match=r"imported\.mjs: .*; expected it beside dmedge\.mjs"):
+        prove_in_browser(Artifact(tmp_path / "other", web("clip").manifest))
+
+
 def test_a_tokenizer_that_browsers_cannot_read_is_refused_by_name(checkpoint: Make, tmp_path: Path) -> None:
     def change(root: Path) -> None:
         table = json.loads((root / "tokenizer.json").read_text(encoding="utf-8"))
