@@ -15,12 +15,22 @@ def byte_fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
     Raises:
         ValueError, IndexError: the bytes are no protobuf message.
     """
+    return ((field, value) for field, value in fields(content) if not isinstance(value, int))
+
+
+def fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number of every field, and its integer or its bytes; those of fixed width are passed over.
+
+    Raises:
+        ValueError, IndexError: the bytes are no protobuf message.
+    """
     position = 0
     while position < len(content):
         tag, position = _varint(content, position)
         field, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            _, position = _varint(content, position)
+            number, position = _varint(content, position)
+            yield field, number
         elif kind in _SIZES:
             position += _SIZES[kind]
         elif kind == _BYTES:

@@ -32,6 +32,7 @@ from dmedge.export.texts import golden_texts
 from dmedge.export.thrift import thrifty
 from dmedge.export.tokenizer_json import TOKENIZER_JSON, write_tokenizer_json
 from dmedge.export.variants import cut_down, takes
+from dmedge.export.web_tokenizer import CHARACTERS, characters_json, check_web_tokenizer, loader_modules
 from dmedge.files import digest_file, list_files
 from dmedge.lineage import inherited
 from dmedge.logs import progress
@@ -45,7 +46,7 @@ from dmedge.signature import Seal
 
 __all__ = ["ExportConfig", "export_bundle"]
 
-WEB_MODULES = tuple(sorted((Path(__file__).parent / "web").glob("*.mjs")))  # the loader of a bundle for browsers
+WEB = Path(__file__).parent / "web"  # the loader of a bundle for browsers
 
 Exporter = Callable[[DualEncoder, tuple[Program, ...], Path], Lowering]
 
@@ -140,14 +141,10 @@ def _reading_facts(checkpoint: Checkpoint, programs: Sequence[Program]) -> dict[
 
 
 def _check_loader(parent: Artifact, programs: Sequence[Program], engines: Sequence[EngineName]) -> None:
-    """The loader for browsers reads one kind of vocabulary; a bundle that it cannot load is none."""
-    reads_text = "onnxruntime-web" in engines and takes(programs, "ids")
-    if reads_text and (files := tokenizer_file_names(parent)) != (TOKENIZER,):
-        raise ExportError(
-            f"{parent.root}: its tokenizer is an imported one ({', '.join(files)}); the loader for browsers reads "
-            f"{TOKENIZER} alone; expected a model with a vocabulary of dmedge's own, a variant that reads no text "
-            "(image-only or prompts), or another target"
-        )
+    """Refuse an imported tokenizer that the loader for browsers does not read; a bundle that it cannot load is none."""
+    files = tokenizer_file_names(parent)
+    if "onnxruntime-web" in engines and takes(programs, "ids") and files != (TOKENIZER,):
+        check_web_tokenizer({name: parent.file(name).read_bytes() for name in files}, parent.root)
 
 
 def _runtime(engine: EngineName) -> Runtime:
@@ -180,7 +177,7 @@ def _write_beside(
     Returns:
         What the manifest says of tokenizer.json; nothing where none was to be written.
     """
-    tokenizer, agreement = _write_tokenizer(root, parent, checkpoint) if takes(programs, "ids") else ((), {})
+    tokenizer, agreement = _write_tokenizer(root, parent, checkpoint, engines) if takes(programs, "ids") else ((), {})
     if takes(programs, "pixels"):
         shutil.copyfile(parent.file(PREPROCESS), root / PREPROCESS)
     if config.variant in ("full", "fused", "prompts"):
@@ -192,8 +189,8 @@ def _write_beside(
     about = About(config.target, config.variant, engines, _precision(checkpoint), checkpoint, programs, tokenizer)
     (root / "README.md").write_text(bundle_readme(about), encoding="utf-8")
     if "onnxruntime-web" in engines:
-        for module in WEB_MODULES:
-            shutil.copyfile(module, root / module.name)
+        for module in loader_modules(tokenizer):
+            shutil.copyfile(WEB / module, root / module)
     licenses = root / "LICENSES"  # Apache-2.0, which is dmedge's own, is among those of the data
     shutil.copytree(PACK / "licenses", licenses / "licenses")
     shutil.copyfile(PACK / "ATTRIBUTION.md", licenses / "ATTRIBUTION.md")
@@ -203,8 +200,10 @@ def _write_beside(
     return agreement
 
 
-def _write_tokenizer(root: Path, parent: Artifact, checkpoint: Checkpoint) -> tuple[tuple[str, ...], dict[str, object]]:
-    """Copy the files of the tokenizer, and write its vocabulary for another library as well if it is dmedge's own.
+def _write_tokenizer(
+    root: Path, parent: Artifact, checkpoint: Checkpoint, engines: Sequence[EngineName]
+) -> tuple[tuple[str, ...], dict[str, object]]:
+    """Copy the files of the tokenizer, and write what other readers need: a tokenizer.json, or classes of characters.
 
     Returns:
         The files, and what the manifest says of tokenizer.json.
@@ -212,10 +211,14 @@ def _write_tokenizer(root: Path, parent: Artifact, checkpoint: Checkpoint) -> tu
     names = tokenizer_file_names(parent)
     for name in names:
         shutil.copyfile(parent.file(name), root / name)
-    if not isinstance(checkpoint.tokenizer, Tokenizer):
+    if isinstance(checkpoint.tokenizer, Tokenizer):
+        found = write_tokenizer_json(root, checkpoint.tokenizer, golden_texts(checkpoint.tokenizer))
+        return (*names, *([] if found["differing"] else [TOKENIZER_JSON])), {"tokenizer_json": found}
+    classes = characters_json(checkpoint.tokenizer.files) if "onnxruntime-web" in engines else None
+    if classes is None:
         return names, {}
-    found = write_tokenizer_json(root, checkpoint.tokenizer, golden_texts(checkpoint.tokenizer))
-    return (*names, *([] if found["differing"] else [TOKENIZER_JSON])), {"tokenizer_json": found}
+    (root / CHARACTERS).write_bytes(classes)
+    return (*names, CHARACTERS), {}
 
 
 def _precision(checkpoint: Checkpoint) -> str:

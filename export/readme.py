@@ -66,6 +66,7 @@ _OWN_TOKENIZER: Mapping[str, str] = {
     "imports": "import sentencepiece\n",
     "tokenizer": 'tokenizer = sentencepiece.SentencePieceProcessor("tokenizer.model")',
     "encode": 'ids = np.array([tokenizer.encode("red apple")[:{context_length}]], np.int32)\nmask = np.ones_like(ids)',
+    "tokenizes": ", tokenizes as SentencePiece does",
 }
 _IMPORTED_TOKENIZER: Mapping[str, str] = {
     "vocabulary": "{files} | the tokenizer of the model that was imported, and what its own code does around it",
@@ -73,6 +74,7 @@ _IMPORTED_TOKENIZER: Mapping[str, str] = {
     "imports": "from dmedge.artifact import load_artifact\nfrom dmedge.data.hf_tokenizer import open_tokenizer\n",
     "tokenizer": 'tokenizer = open_tokenizer(load_artifact("."), {context_length})',
     "encode": 'ids, mask = tokenizer.batch(["red apple"])',
+    "tokenizes": ", gives the ids of the original tokenizer",
 }
 _NO_TOKENIZER: Mapping[str, str] = dict.fromkeys(_OWN_TOKENIZER, "")
 

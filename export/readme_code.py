@@ -243,7 +243,7 @@ _WEB: Pieces = {
     "head": """
 ## JavaScript, onnxruntime-web
 
-`dmedge.mjs` and the two modules beside it load this folder in a browser, with nothing to build. Put the folder on your
+`dmedge.mjs` and the modules beside it load this folder in a browser, with nothing to build. Put the folder on your
 web server, and beside it, as `ort/`, these files of the npm package `onnxruntime-web` {ort_version}: `{ort_files}`.
 
 ```html
@@ -270,8 +270,8 @@ const picture = await (await fetch("./bundle/conformance/images/wide.png")).blob
     "end": """</script>
 ```
 
-The loader checks the sha256 of every file that it reads, tokenizes as SentencePiece does and resizes as Pillow does, to
-the last bit. A method that this bundle has no program for is undefined. More than one thread, as in
+The loader checks the sha256 of every file that it reads{tokenizes}, and resizes as Pillow does, to the last
+bit. A method that this bundle has no program for is undefined. More than one thread, as in
 `openBundle({{ ort, threads: 2 }})`, needs a page served with `Cross-Origin-Opener-Policy: same-origin` and
 `Cross-Origin-Embedder-Policy: require-corp`; any other page uses one.
 """,

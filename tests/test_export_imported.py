@@ -1,5 +1,6 @@
 """Imported models go all the way: import, int8, bundles for both runtimes, each as near to torch as an own model."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
+import dmedge.export
 from dmedge.artifact import Artifact, load_artifact
 from dmedge.cli.main import cli
 from dmedge.compress.recipe import CompressConfig, compress_artifact
 from dmedge.data.hf_tokenizer import open_tokenizer, tokenizer_file_names
 from dmedge.errors import DmedgeError, ExportError
+from dmedge.evidence.browser import prove_in_browser
 from dmedge.evidence.pack import read_pack
 from dmedge.evidence.parity import check_parity
 from dmedge.export.bundle import ExportConfig, export_bundle
@@ -24,7 +28,9 @@ from dmedge.model.hf_import import import_checkpoint
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
 from tests import tiny_hf
+from tests.forged import altered
 from tests.tiny_hf import CONTEXT, DUALS, TEXTS
+from tests.web_pages import readme_page
 
 Case = tuple[str, str, Runtime]  # kind, precision and runtime
 FLOAT_ERROR, INT8_COSINE = 1e-5, 0.999  # greatest difference of unit embeddings; least cosine
@@ -160,10 +166,62 @@ def test_another_tokenizer_is_noticed(bundle: Any, tmp_path: Path) -> None:
         assert len(check_parity(session, other).texts_differing) >= 2
 
 
-def test_the_web_has_no_loader_for_such_tokenizers(checkpoint: Make, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="its tokenizer is an imported one .* or another target"):
-        export_bundle(checkpoint("clip", "float32"), ExportConfig(target="web"), tmp_path / "web")
-    assert not list(tmp_path.iterdir())
+@pytest.fixture(scope="module")
+def web(base: Path, checkpoint: Make) -> Callable[[str], Artifact]:
+    @cache
+    def make(kind: str) -> Artifact:
+        return export_bundle(checkpoint(kind, "float32"), ExportConfig(target="web"), base / f"{kind}-web")
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["clip", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in DUALS if kind != "clip")]
+)
+def test_browsers_compute_an_imported_model_from_texts_and_pictures(kind: str, web: Callable[[str], Artifact]) -> None:
+    made = web(kind)
+    modules = {name for name in made.manifest.files if name.endswith(".mjs")}
+    assert modules == {path.name for path in (Path(dmedge.export.__file__).parent / "web").iterdir()}
+    report = prove_in_browser(made)
+    assert (report.texts_differing, report.images_differing) == ((), ())
+    assert set(report.rows) == {"encode_image", "encode_text", "scores"}
+    assert report.error_ratio <= 1
+
+
+@pytest.mark.slow
+def test_the_page_of_the_readme_works(web: Callable[[str], Artifact], tmp_path: Path) -> None:
+    made = web("clip")
+    text = (made.root / "README.md").read_text(encoding="utf-8")
+    assert "| `tokenizer_rules.json`, `tokenizer.json`, `tokenizer_characters.json` |" in text
+    assert "gives the ids of the original tokenizer, and" in text
+    with readme_page(made, tmp_path, "window.score = score;") as value:
+        score = value("window.score")
+    with Encoder(made) as encoder, Image.open(made.root / "conformance/images/wide.png") as image:
+        assert score == pytest.approx((encoder.texts(["red apple"]) @ encoder.images([image]).T).item(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_loader_of_another_bundle_says_what_it_lacks(web: Callable[[str], Artifact], tmp_path: Path) -> None:
+    shutil.copytree(web("clip").root, tmp_path / "other")
+    (tmp_path / "other/imported.mjs").unlink()  # as in a bundle with a vocabulary of dmedge's own
+    with pytest.raises(DmedgeError, match=r"imported\.mjs: .*; expected it beside dmedge\.mjs"):
+        prove_in_browser(Artifact(tmp_path / "other", web("clip").manifest))
+
+
+def test_a_tokenizer_that_browsers_cannot_read_is_refused_by_name(checkpoint: Make, tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        table = json.loads((root / "tokenizer.json").read_text(encoding="utf-8"))
+        table["normalizer"]["normalizers"].append({"type": "NFKC"})
+        (root / "tokenizer.json").write_text(json.dumps(table), encoding="utf-8")
+
+    made = altered(checkpoint("clip", "float32"), tmp_path / "clip", change)
+    message = (
+        r"clip/tokenizer.json: normalizer NFKC, which the loader for browsers does not read; expected .* or another"
+    )
+    with pytest.raises(ExportError, match=message):
+        export_bundle(made, ExportConfig(target="web"), tmp_path / "web")
+    assert not (tmp_path / "web").exists()
 
 
 @pytest.mark.slow

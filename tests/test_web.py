@@ -15,9 +15,7 @@ from PIL import Image
 from dmedge.artifact import Artifact, program_bytes
 from dmedge.cli.main import cli
 from dmedge.data.evalset import EvalSet
-from dmedge.devices.browser import BrowserPage
-from dmedge.devices.loopback import LoopbackServer
-from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
+from dmedge.devices.npm import ONNXRUNTIME_WEB
 from dmedge.errors import ArtifactError, DmedgeError
 from dmedge.evidence.bench import bench_bundle
 from dmedge.evidence.browser import check_in_browser, open_browser_session, prove_in_browser
@@ -31,6 +29,7 @@ from dmedge.runtime.session import open_session
 from tests.conftest import MakeArtifact
 from tests.proven_bundles import data, pictures
 from tests.tiny_bundles import CONFIG, bundle_once, example_inputs, int4_checkpoint, int8_checkpoint, tiny_checkpoint
+from tests.web_pages import readme_page
 
 __all__ = ["data", "int4_checkpoint", "int8_checkpoint", "pictures", "tiny_checkpoint"]  # fixtures
 
@@ -196,19 +195,10 @@ def test_a_missing_golden_pixel_is_noticed(bundles: Bundles, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_page_of_the_readme_works(bundles: Bundles, tmp_path: Path) -> None:
     bundle = bundles["float"]
-    page = (bundle.root / "README.md").read_text(encoding="utf-8").split("```html\n")[1].split("```")[0]
-    last = "window.score = score; window.pair = await model.fuse(found, query);\n</script>"
-    (tmp_path / "index.html").write_text(page.replace("</script>", last), encoding="utf-8")
-    files = {"/": tmp_path, "/bundle/": bundle.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
-    server = LoopbackServer(files, headers={})
-    browser = BrowserPage(f"{server.url}/index.html")
-    try:
-        wait = "async () => { while (!window.pair) await new Promise((done) => setTimeout(done, 20)); return %s; }"
-        score = browser.ask(wait % "window.score")
-        match, classes = browser.ask(wait % "[window.pair.match, [...window.pair.classes]]")
-    finally:
-        browser.close()
-        server.close()
+    last = "window.score = score; window.pair = await model.fuse(found, query);"
+    with readme_page(bundle, tmp_path, last) as value:
+        match, classes = value("window.pair && [pair.match, [...pair.classes]]")
+        score = value("window.score")
     with Encoder(bundle) as encoder, Image.open(bundle.root / "conformance/images/wide.png") as image:
         assert score == pytest.approx((encoder.texts(["red apple"]) @ encoder.images([image]).T).item(), abs=1e-5)
         found_match, found_classes = encoder.pairs([image], ["red apple"])

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from dmedge.artifact import Artifact
-from dmedge.devices.browser import find_chromium
+from dmedge.devices.browser import BrowserPage, find_chromium
 from dmedge.devices.loopback import LoopbackServer
+from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
 from dmedge.flow.gallery import emoji_gallery
 from dmedge.flow.index import IndexConfig, build_index
 from dmedge.flow.web_app import HEADERS, build_site
@@ -104,6 +105,22 @@ def plain(chromium: Any, site: Path) -> Iterator[Any]:
     yield page
     context.close()
     server.close()
+
+
+@contextmanager
+def readme_page(bundle: Artifact, folder: Path, last: str) -> Iterator[Callable[[str], Any]]:
+    """The page in the README of a bundle, with a last line; gives the value of an expression, once it has one."""
+    text = (bundle.root / "README.md").read_text(encoding="utf-8").split("```html\n")[1].split("```")[0]
+    (folder / "index.html").write_text(text.replace("</script>", f"{last}\n</script>"), encoding="utf-8")
+    files = {"/": folder, "/bundle/": bundle.root, "/ort/": fetch_package(ONNXRUNTIME_WEB) / "dist"}
+    server = LoopbackServer(files, headers={})
+    browser = BrowserPage(f"{server.url}/index.html")
+    wait = "async () => { while ((%s) === undefined) await new Promise((done) => setTimeout(done, 20)); return %s; }"
+    try:
+        yield lambda expression: browser.ask(wait % (expression, expression))
+    finally:
+        browser.close()
+        server.close()
 
 
 def until(page: Any, expression: str, argument: object = None) -> None:

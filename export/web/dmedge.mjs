@@ -55,9 +55,8 @@ export async function openBundle({
     sessions[program.name] = await ort.InferenceSession.create(content, { executionProviders: providers });
   }
   const has = (name) => name in manifest.files; // a variant has only what its programs need
-  const { context_length: contextLength } = manifest.summary;
   const files = {
-    tokenizer: has("tokenizer.model") ? new Tokenizer(await read("tokenizer.model"), contextLength) : undefined,
+    tokenizer: await openTokenizer(has, read, manifest.summary.context_length),
     preprocessing: has("preprocessor_config.json") ? await json("preprocessor_config.json") : undefined,
     labels: has("labels.json") ? await json("labels.json") : [],
     answers: has("answers.json") ? await json("answers.json") : [],
@@ -122,12 +121,9 @@ export class Model {
 
   /** What a program takes of a text. */
   textTensors(text) {
-    const ids = Int32Array.from(this.tokenizer.encode(text));
-    const shape = [1, ids.length];
-    return {
-      ids: new this.ort.Tensor("int32", ids, shape),
-      mask: new this.ort.Tensor("int32", ids.slice().fill(1), shape),
-    };
+    const { ids, mask } = this.tokenizer.row(text);
+    const tensor = (numbers) => new this.ort.Tensor("int32", Int32Array.from(numbers), [1, numbers.length]);
+    return { ids: tensor(ids), mask: tensor(mask) };
   }
 
   /** What a program takes of a picture. */
@@ -140,6 +136,17 @@ export class Model {
   async release() {
     await Promise.all(Object.values(this.sessions).map((session) => session.release()));
   }
+}
+
+/** The tokenizer of dmedge's own vocabularies or of an imported model, whichever the bundle has. */
+async function openTokenizer(has, read, contextLength) {
+  if (!has("tokenizer_rules.json")) {
+    return has("tokenizer.model") ? new Tokenizer(await read("tokenizer.model"), contextLength) : undefined;
+  }
+  const { openImported } = await import("./imported.mjs").catch((error) => {
+    throw new Error(`imported.mjs: ${error.message}; expected it beside dmedge.mjs; load the bundle by its own dmedge.mjs`);
+  });
+  return openImported(has, read, contextLength);
 }
 
 function logits({ match, ...heads }) {

@@ -13,79 +13,98 @@ const UNKNOWN_PENALTY = 10; // below the least likely piece
 const utf8 = new TextEncoder();
 const text = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** A unigram vocabulary with byte fallback. */
+/** A unigram vocabulary, with byte fallback or without. */
 export class Tokenizer {
   /** @param {ArrayBuffer} content of tokenizer.model  @param {number} contextLength most tokens of a text */
   constructor(content, contextLength) {
-    const model = readModel(content);
+    const { pieces, normalizer } = readModel(content);
+    const normal = pieces.filter(({ type }) => type === NORMAL).map(({ score }) => score);
+    const [least, most] = [Math.min, Math.max].map((pick) => normal.reduce((found, score) => pick(found, score)));
+    const asWritten = [];
     this.contextLength = contextLength;
-    this.normalize = normalizer(model.normalizer);
     this.ids = new Map(); // piece -> id
-    this.scores = Float32Array.from(model.pieces, (piece) => piece.score);
-    this.bytes = new Array(256);
+    this.scores = pieces.map((piece) => piece.score);
+    this.bytes = []; // ids of bytes, in a vocabulary that falls back on them
     this.longest = 1; // piece, in UTF-16 units
-    let least = Infinity;
-    model.pieces.forEach(({ piece, score, type }, id) => {
-      if (type === USER_DEFINED) throw new Error(`tokenizer.model: user-defined piece ${piece}; expected none`);
+    this.sum = Math.fround;
+    this.unknownScore = Math.fround(least - UNKNOWN_PENALTY);
+    pieces.forEach(({ piece, type }, id) => {
       if (type === UNKNOWN) this.unknown = id;
       if (type === BYTE) this.bytes[parseInt(piece.slice(3, 5), 16)] = id; // "<0xE2>"
-      if (type !== NORMAL) return;
+      if (type === USER_DEFINED) {
+        asWritten.push(utf8.encode(piece));
+        this.scores[id] = Math.fround(asWritten.at(-1).length * most) - 0.1;
+      }
+      if (type !== NORMAL && type !== USER_DEFINED) return;
       this.ids.set(piece, id);
       this.longest = Math.max(this.longest, piece.length);
-      least = Math.min(least, score);
     });
-    this.unknownScore = Math.fround(Math.fround(least) - UNKNOWN_PENALTY);
+    this.unknownPiece = pieces[this.unknown].piece;
+    this.normalize = normalization(normalizer, asWritten.sort((a, b) => b.length - a.length));
   }
 
   /** Token ids; text that holds nothing becomes the unknown token. */
   encode(string) {
-    const normal = this.normalize(string.replace(/\p{Surrogate}/gu, "?"));
-    const ids = [];
-    for (const [id, surface] of this.#bestPath(normal)) {
-      if (id !== this.unknown) ids.push(id);
-      else for (const byte of utf8.encode(surface)) ids.push(this.bytes[byte]);
-    }
+    const ids = this.pieces(string.replace(/\p{Surrogate}/gu, "?"));
     return ids.length ? ids.slice(0, this.contextLength) : [this.unknown];
   }
 
-  /** The most likely split into pieces (Viterbi, sums in float32), as [id, what it covers]. */
-  #bestPath(normal) {
-    const best = new Array(normal.length + 1).fill(null); // what ends here: {score, start, id}
-    best[0] = { score: 0, start: -1, id: -1 };
-    const offer = (end, score, start, id) => {
-      if (best[end] === null || score > best[end].score) best[end] = { score, start, id };
-    };
-    for (let start = 0; start < normal.length; ) {
-      const { score } = best[start];
-      const next = start + (normal.codePointAt(start) > 0xffff ? 2 : 1);
-      let hasSingle = false;
-      for (let end = next; end <= Math.min(normal.length, start + this.longest); end++) {
-        const id = this.ids.get(normal.slice(start, end));
-        if (id === undefined) continue;
-        offer(end, Math.fround(this.scores[id] + score), start, id);
-        hasSingle ||= end === next;
-      }
-      if (!hasSingle) offer(next, Math.fround(this.unknownScore + score), start, this.unknown);
-      start = next;
+  /** Token ids and the mask, which is 1 on what the model looks at. */
+  row(string) {
+    const ids = this.encode(string);
+    return { ids, mask: ids.map(() => 1) };
+  }
+
+  /** Token ids of a text that is not cut; maybe none. */
+  pieces(string) {
+    const ids = [];
+    let isUnknown = false; // characters that no piece covers are one, unless they have bytes
+    for (const [id, surface] of bestPath(this.normalize(string), this)) {
+      if (id === this.unknown && this.bytes.length) for (const byte of utf8.encode(surface)) ids.push(this.bytes[byte]);
+      else if (id !== this.unknown || !isUnknown) ids.push(id);
+      isUnknown = id === this.unknown;
     }
-    const path = [];
-    for (let end = normal.length; end > 0; end = best[end].start) {
-      path.push([best[end].id, normal.slice(best[end].start, end)]);
-    }
-    return path.reverse();
+    return ids;
   }
 }
 
-/** The function that rewrites text by the rules of the vocabulary, and its spaces as U+2581. */
-function normalizer({ charsmap, addDummyPrefix, removeExtraWhitespaces }) {
+/** The most likely split into pieces (Viterbi; `sum` rounds scores), as [id, what it covers]. */
+export function bestPath(normal, { ids, scores, longest, unknown, unknownScore, sum = (score) => score }) {
+  const best = new Array(normal.length + 1).fill(null); // what ends here: {score, start, id}
+  best[0] = { score: 0, start: -1, id: -1 };
+  const offer = (end, score, start, id) => {
+    if (best[end] === null || score > best[end].score) best[end] = { score, start, id };
+  };
+  for (let start = 0; start < normal.length; ) {
+    const { score } = best[start];
+    const next = start + (normal.codePointAt(start) > 0xffff ? 2 : 1);
+    let hasSingle = false;
+    for (let end = next; end <= Math.min(normal.length, start + longest); end++) {
+      const id = ids.get(normal.slice(start, end));
+      if (id === undefined) continue;
+      offer(end, sum(scores[id] + score), start, id);
+      hasSingle ||= end === next;
+    }
+    if (!hasSingle) offer(next, sum(unknownScore + score), start, unknown);
+    start = next;
+  }
+  const path = [];
+  for (let end = normal.length; end > 0; end = best[end].start) {
+    path.push([best[end].id, normal.slice(best[end].start, end)]);
+  }
+  return path.reverse();
+}
+
+/** The function that rewrites text by the rules of the vocabulary, but for `asWritten`, and its spaces as U+2581. */
+function normalization({ charsmap, addDummyPrefix, removeExtraWhitespaces }, asWritten) {
   const longestRule = rules(charsmap);
   return (string) => {
     const input = utf8.encode(string);
     let at = 0;
     const prefix = () => { // the next rule that applies, or else the next character
-      const rule = longestRule(input, at);
-      if (rule) return rule;
-      return character(input, at);
+      const whole = asWritten.find((bytes) => bytes.every((byte, place) => input[at + place] === byte));
+      if (whole) return { size: whole.length, result: text.decode(whole) };
+      return longestRule(input, at) ?? character(input, at);
     };
     if (removeExtraWhitespaces) {
       while (at < input.length) {
@@ -111,8 +130,11 @@ function normalizer({ charsmap, addDummyPrefix, removeExtraWhitespaces }) {
   };
 }
 
-/** Finds the longest rule in a double-array trie (darts-clone), followed by the results, each ending in a zero. */
-function rules(charsmap) {
+/**
+ * Finds the rule that applies at a place: the longest, or the shortest, in a double-array trie (darts-clone), followed by
+ * the results, each ending in a zero.
+ */
+export function rules(charsmap, { isShortest = false } = {}) {
   if (!charsmap?.length) return () => null;
   const size = new DataView(charsmap.buffer, charsmap.byteOffset).getUint32(0, true);
   const units = new Uint32Array(charsmap.slice(4, 4 + size).buffer);
@@ -122,7 +144,7 @@ function rules(charsmap) {
   return (input, start) => {
     let found = null;
     let place = below(0);
-    for (let at = start; at < input.length; at++) {
+    for (let at = start; at < input.length && !(found && isShortest); at++) {
       place ^= input[at];
       if ((units[place] & 0x800000ff) !== input[at]) break; // no such branch
       const isEnd = (units[place] >>> 8) & 1;
