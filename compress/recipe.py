@@ -37,6 +37,7 @@ __all__ = ["CompressConfig", "compress_artifact"]
 
 CALIBRATION, VOCABULARY, LEDGER, SEARCH = "calibration.json", "vocabulary.json", "ledger.json", "search.json"
 STORED = {"float16": torch.float16}  # of a float checkpoint on disk; float32 otherwise
+QAT_RATE = 0.1  # of the learning rate: weights that are good already have but to make room for their rounding
 PARENT = "parent"  # as a teacher: the checkpoint that is compressed
 
 
@@ -228,7 +229,9 @@ def _learn_rounded(
 
     insert_rounding_(model, plan, ranges)
     student, teacher = replace(work.checkpoint, model=model), ModelTeacher(work.checkpoint.model)
-    learned = work.take(learn(student, teacher, work.config, Lesson("qat", work.out, work.parents))).model
+    rate = QAT_RATE * work.config.learn.learning_rate
+    config = replace(work.config, learn=replace(work.config.learn, learning_rate=rate))
+    learned = work.take(learn(student, teacher, config, Lesson("qat", work.out, work.parents))).model
     remove_rounding_(learned, plan, ranges)
     return learned
 
