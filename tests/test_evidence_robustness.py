@@ -224,7 +224,7 @@ def test_heads_that_only_grow_surer_are_as_right_and_worse_calibrated() -> None:
     assert {set(head.figures[name].change) == {0.0} for name in ("accuracy", "macro_f1")} == {True}
     assert error.baseline < 0.12 < error.artifact
     assert error.change.low > 0.1
-    match = found["match"]
-    assert (match.n, match.figures["accuracy"].artifact, match.figures["auc"].artifact) == (600, 1.0, 1.0)
-    assert set(match.figures["calibration_error"].change) == {0.0}
-    assert match.figures["calibration_error"].artifact == pytest.approx(1 - 1 / (1 + np.exp(-2)))
+    figures = found["match"].figures
+    assert (found["match"].n, figures["accuracy"].artifact, figures["auc"].artifact) == (600, 1.0, 1.0)
+    assert set(figures["calibration_error"].change) == {0.0}
+    assert figures["calibration_error"].artifact == pytest.approx(1 - 1 / (1 + np.exp(-2)))

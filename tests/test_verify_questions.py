@@ -27,14 +27,12 @@ from dmedge.evidence.report_markdown import render_markdown
 from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.flow.evaluate import format_of, open_evalset
 from dmedge.model.checkpoint import load_checkpoint
-from dmedge.training.validation import LiveEncoder, fusion_figures
-from tests.tiny_bundles import CONFIG, tiny_checkpoint, write_checkpoint
-from tests.tiny_records import COLOURS, SIZE, write_coco, write_flickr30k, write_picture, write_questions
+from tests.forged import altered, tensor_changed
+from tests.tiny_answers import QUESTIONS, answering, asked
+from tests.tiny_bundles import tiny_checkpoint
+from tests.tiny_records import COLOURS, SIZE, write_coco, write_flickr30k, write_picture
 
-__all__ = ["tiny_checkpoint"]
-
-ANSWERS = (*COLOURS, "yes", "no")
-QUESTIONS = 48
+__all__ = ["answering", "asked", "tiny_checkpoint"]
 
 
 def run(*command: object) -> Result:
@@ -42,77 +40,76 @@ def run(*command: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A random model that answers questions, of the parts that lower fastest."""
-    config = replace(CONFIG, text="bag", fusion="product", answers=len(ANSWERS))
-    return write_checkpoint(tmp_path_factory.mktemp("answering") / "checkpoint", config, ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def bundle(checkpoint: Artifact) -> Artifact:
+def bundle(answering: Artifact) -> Artifact:
     config = ExportConfig(target="linux-x86_64", runtimes=("onnxruntime",), variant="fused")
-    return export_bundle(checkpoint, config, checkpoint.sibling("fused"))
+    return export_bundle(answering, config, answering.sibling("answering-fused"))
 
 
-@pytest.fixture(scope="module")
-def vqa(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("vqa")
-    write_questions(folder, QUESTIONS)
-    return folder
-
-
-def trained_figure(checkpoint: Artifact, config: DatasetConfig) -> float:
-    """VQA accuracy as training measures it, by another way through the model."""
-    loaded, data = load_checkpoint(checkpoint), read_dataset("vqa", config)
-    live = LiveEncoder(loaded.model, loaded.tokenizer, loaded.preprocess)
-    rows = range(len(data))
-    return fusion_figures(live, data, rows, class_kind="none", answers=ANSWERS, limit=64.0)["vqa_accuracy"]
+def verified(
+    bundle: Artifact, data: Path, baseline: Artifact, out: Path, *limits: str
+) -> tuple[Result, dict[str, Any]]:
+    options = [part for limit in ("program_size_ratio=1.1", *limits) for part in ("--budget", limit)]
+    done = run("verify", bundle.root, "--baseline", baseline.root, "--data", data, *options, "--out", out)
+    return done, json.loads((out / "verify.json").read_text("utf-8"))
 
 
 def test_a_folder_of_vqa_is_answered_by_both_sides(
-    bundle: Artifact, checkpoint: Artifact, vqa: Path, tmp_path: Path
+    bundle: Artifact, answering: Artifact, asked: Path, tmp_path: Path
 ) -> None:
-    out, limit = tmp_path / "verify", ("--budget", "vqa_accuracy_drop=0.01", "--budget", "program_size_ratio=1.1")
-    done = run("verify", bundle.root, "--baseline", checkpoint.root, "--data", vqa, *limit, "--json", "--out", out)
+    out = tmp_path / "verify"
+    done, report = verified(bundle, asked, answering, out, "vqa_accuracy_drop=0.01")
     assert done.exit_code == 0, done.stderr
-    report = json.loads(done.stdout)
     assert (report["schema_version"], report["data"]["name"]) == (2, "vqa/val2014")
+    assert report["data"]["training_checked"] == "by content"
     assert set(report["heads"]) == {"answer"}
     head = report["heads"]["answer"]
     found = head["figures"]["vqa_accuracy"]
     assert (head["n"], head["clusters"], head["agreement"]["value"], head["languages"]) == (QUESTIONS, QUESTIONS, 1, {})
-    assert (
-        found["artifact"]
-        == found["baseline"]
-        == pytest.approx(trained_figure(checkpoint, DatasetConfig(path=str(vqa), split="val")), abs=1e-6)
-    )
+    history: Any = answering.manifest.summary["validation"]
+    trained = history[-1]["vqa_accuracy"]  # by another way through the model
+    assert found["artifact"] == found["baseline"] == pytest.approx(trained, abs=1e-6)
     assert found["change"] == {"value": 0, "low": 0, "high": 0}
     lines = {line["name"]: line["verdict"] for line in report["budgets"]}
-    assert lines["vqa_accuracy_drop"] == "not enough data"  # 48 questions could not have shown a loss of 1 %
+    assert lines["vqa_accuracy_drop"] == "not enough data"  # 96 questions could not have shown a loss of 1 %
     assert "VQA accuracy" in render(collect(out))
     page = render_markdown(collect(out))
-    assert "| answer | VQA accuracy | 48 |" in page and "--data vqa:FOLDER" in page
-    told = run("eval", checkpoint.root, "--data", f"vqa:{vqa}", "--json")
+    assert f"| answer | VQA accuracy | {QUESTIONS} |" in page and "--data vqa:FOLDER" in page
+    told = run("eval", answering.root, "--data", f"vqa:{asked}", "--json")
     assert told.exit_code == 0, told.stderr
     assert json.loads(told.stdout)["vqa_accuracy"]["value"] == found["baseline"]
-    assert "48 questions about 48 images" in run("eval", checkpoint.root, "--data", vqa).stdout
+    assert f"{QUESTIONS} questions about {QUESTIONS} images" in run("eval", answering.root, "--data", asked).stdout
 
 
-def test_what_has_no_answers_is_asked_nothing(tiny_checkpoint: Artifact, vqa: Path) -> None:
-    refused = run("eval", tiny_checkpoint.root, "--data", vqa)
+def test_an_answer_that_is_never_given_any_more_fails(
+    bundle: Artifact, answering: Artifact, asked: Path, tmp_path: Path
+) -> None:
+    never = -100 * (np.array(load_checkpoint(answering).answers) == "no").astype(np.float32)
+    shifted = tensor_changed("fuse_pair", "fusion.answer.bias", lambda bias: bias + never)
+    done, report = verified(
+        altered(bundle, tmp_path / "shifted", shifted), asked, answering, tmp_path / "v", "vqa_accuracy_drop=0.02"
+    )
+    assert done.exit_code == 3
+    change = report["heads"]["answer"]["figures"]["vqa_accuracy"]["change"]
+    assert change["low"] < change["value"] < change["high"] < -0.1  # every second answer was yes or no, most of them no
+    failed = {line["name"] for line in report["budgets"] if line["verdict"] == "fail"}
+    assert failed == {"parity_error_ratio", "choice_agreement", "vqa_accuracy_drop"}
+
+
+def test_what_has_no_answers_is_asked_nothing(tiny_checkpoint: Artifact, asked: Path) -> None:
+    refused = run("eval", tiny_checkpoint.root, "--data", asked)
     assert refused.exit_code == 1
     assert "has no head that answers, and vqa/val2014 asks questions" in " ".join(refused.stderr.split())
 
 
-def test_questions_about_one_picture_are_one_cluster(vqa: Path) -> None:
-    whole = read_dataset("vqa", DatasetConfig(path=str(vqa), split="val"))
+def test_questions_about_one_picture_are_one_cluster(asked: Path) -> None:
+    whole = read_dataset("vqa", DatasetConfig(path=str(asked), split="val"))
     some = question_evalset(whole, 20, seed=1)
     assert (len(some.texts), len(some.answers), len(some.images)) == (20, 20, 20)
     assert data_digest(some) == data_digest(question_evalset(whole, 20, seed=1))
     assert data_digest(some) != data_digest(replace(some, answers=some.answers[::-1]))
 
     class Twice:
-        name, labels, answers = "twice", (), ANSWERS
+        name, labels, answers = "twice", (), whole.answers
 
         def __len__(self) -> int:
             return 2 * len(whole)
@@ -123,8 +120,8 @@ def test_questions_about_one_picture_are_one_cluster(vqa: Path) -> None:
     both = question_evalset(Twice())  # type: ignore[arg-type]  # no languages by record are asked for
     assert (len(both.texts), len(both.clusters)) == (2 * QUESTIONS, QUESTIONS)
     assert both.text_image.tolist() == [row // 2 for row in range(2 * QUESTIONS)]
-    assert format_of(str(vqa)) == format_of(f"vqa:{vqa}") == "vqa"
-    assert format_of("emoji") is format_of(str(vqa / "val2014")) is None
+    assert format_of(str(asked)) == format_of(f"vqa:{asked}") == "vqa"
+    assert format_of("emoji") is format_of(str(asked / "val2014")) is None
 
 
 def write_folder(folder: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
@@ -146,7 +143,7 @@ ASKED = (
 def test_questions_of_ones_own_are_answered_by_language(bundle: Artifact, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "own", ["image", "language", "text", "answer"], ASKED)
     data = folder_evalset(folder)
-    assert data.answers == ({"red": 2 / 3, "orange": 1 / 3}, {"red": 1}, {"no": 1}, {"no": 1})
+    assert [*data.answers] == [{"red": 2 / 3, "orange": 1 / 3}, {"red": 1}, {"no": 1}, {"no": 1}]
     assert data.subset(np.array([False, True, True, False])).answers == data.answers[1:3]
     done = run("verify", bundle.root, "--data", folder, "--budget", "program_size_ratio=1.1", "--out", tmp_path / "v")
     assert done.exit_code == 0, done.stderr

@@ -71,13 +71,12 @@ def tiny_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer(path, CONFIG.context_length)
 
 
-def write_checkpoint(out: Path, config: ModelConfig = CONFIG, answers: tuple[str, ...] = ()) -> Artifact:
-    """A checkpoint of `tiny_model`; `answers` are those that `config` counts."""
+def write_checkpoint(out: Path, config: ModelConfig = CONFIG) -> Artifact:
+    """A checkpoint of `tiny_model`."""
     with new_artifact(out) as draft, TemporaryDirectory() as folder:
         labels = tuple(f"label {i}" for i in range(CONFIG.classes))
         tokenizer = tiny_tokenizer(Path(folder))
-        model, preprocess = tiny_model(config), Preprocess(CONFIG.image_size)
-        save_checkpoint(draft.path, Checkpoint(model, tokenizer, preprocess, labels, answers))
+        save_checkpoint(draft.path, Checkpoint(tiny_model(config), tokenizer, Preprocess(CONFIG.image_size), labels))
         return draft.finish(kind="checkpoint", stage="test", config={}, programs=checkpoint_programs(config), tools={})
 
 

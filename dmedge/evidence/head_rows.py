@@ -13,7 +13,7 @@ HEADS = {
     "answer": "answer to the question",
 }
 FIGURES = {
-    "accuracy": "right",
+    "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "macro_precision": "macro precision",
     "macro_recall": "macro recall",
