@@ -6,8 +6,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.manifest import canonical_json
+from dmedge.runtime.wire import Array
+
+Change = Callable[[Array], Array]
 
 
 def forge(root: Path, **changes: object) -> None:
@@ -36,10 +41,26 @@ def altered(
         return draft.finish(
             kind=manifest.kind,
             stage=manifest.stage,
-            config={},
+            config=manifest.config,
             parents=manifest.parents,
             programs=manifest.programs,
             precision=precision or manifest.precision,
             summary={**manifest.summary, **(summary or {})},
             target=manifest.target,
         )
+
+
+def tensor_changed(program: str, name: str, change: Change) -> Callable[[Path], None]:
+    """Changes one tensor of an ONNX program."""
+
+    def change_file(root: Path) -> None:
+        import onnx
+
+        path = root / "programs" / f"{program}.onnx"
+        model = onnx.load(path)
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == f"model.{name}")
+        content = np.ascontiguousarray(change(onnx.numpy_helper.to_array(tensor)))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(content, tensor.name))
+        onnx.save(model, path)
+
+    return change_file

@@ -14,8 +14,10 @@ from dmedge.config import recipe_names
 from dmedge.data.records import DatasetConfig
 from dmedge.evidence import perturb_images, perturb_texts
 from dmedge.evidence.agreement import Agreement
+from dmedge.evidence.head_rows import FIGURES, HEADS
+from dmedge.evidence.heads import Head
 from dmedge.evidence.robustness import NAMES
-from dmedge.evidence.verdict import Budget
+from dmedge.evidence.verdict import HEAD_DROPS, Budget
 from dmedge.flow.recipe import CONFIGS
 from dmedge.manifest import Manifest
 from dmedge.study.config import StudyConfig
@@ -129,6 +131,12 @@ def test_every_perturbation_is_named_with_its_strengths() -> None:
         f"{100 * perturb_texts.SWITCHED[0]:g} to {100 * perturb_texts.SWITCHED[-1]:g} % of the words from",
     ]
     assert [span for span in spans if span not in section] == []
+
+
+def test_every_figure_of_a_head_is_explained() -> None:
+    section = page("docs/evidence.md").partition("\n## Heads\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    assert {*HEADS, *FIGURES, *HEAD_DROPS, *(field.name for field in fields(Head))} - {"n"} <= named
 
 
 def test_every_figure_of_agreement_is_explained() -> None:

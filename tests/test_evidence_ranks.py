@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dmedge.evidence.config import VerifyConfig
+from dmedge.evidence.figures import BINS, Bools, Doubles, calibration
 from dmedge.evidence.paired import mean_draws, percentile_intervals, simultaneous_intervals
 from dmedge.evidence.rank_overlap import DEPTH, PERSISTENCE, rank_biased_overlap, shared_places
-from dmedge.evidence.reliability import BINS, calibration_error
 from dmedge.evidence.retrieval import Ints, ranks_of_replaced, text_to_image_ranks, top_k
 
 
@@ -66,6 +66,10 @@ def test_a_picture_replaced_by_itself_keeps_its_rank(rng: np.random.Generator) -
     )
     assert (ranks_of_replaced(texts, 100 * texts, images, match) == 1).all()
     assert (ranks_of_replaced(texts, -100 * texts, images, match) == 20).all()
+
+
+def calibration_error(confidence: Doubles, is_right: Bools) -> float:
+    return calibration(confidence, is_right).whole(len(is_right))["calibration_error"]
 
 
 def test_who_is_always_sure_and_always_right_has_no_calibration_error() -> None:

@@ -16,9 +16,10 @@ from dmedge.evidence.accuracy import evaluate
 from dmedge.evidence.choices import draw_pairs
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.config import VerifyConfig
+from dmedge.evidence.decisions import Logits, compare_pairs
 from dmedge.evidence.groups import TERCILES, groups_json, text_groups
+from dmedge.evidence.heads import Sides
 from dmedge.evidence.perturb_images import IMAGE_PERTURBATIONS
-from dmedge.evidence.reliability import Logits, compare_reliability
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.robustness import (
     CODE_SWITCHING,
@@ -217,11 +218,13 @@ def test_heads_that_only_grow_surer_are_as_right_and_worse_calibrated() -> None:
     calibrated = np.stack([np.roll(row, int(t) - int(d)) for row, t, d in zip(classes, truth, told, strict=True)])
     match = np.where(drawn.is_own == 1, 2, -2).astype(np.float32)
     baseline, surer = Logits(match, calibrated), Logits(match, 4 * calibrated)
-    found = compare_reliability(surer, baseline, drawn, data, pack.groups, CONFIG)
-    head = found["class"]
-    assert (head.n, head.accuracy) == (300, head.baseline_accuracy)
-    assert head.baseline_calibration_error < 0.12 < head.calibration_error
-    assert head.calibration_error_change.low > 0.1
-    assert (found["match"].n, found["match"].accuracy) == (600, 1.0)
-    assert set(found["match"].calibration_error_change) == {0.0}
-    assert found["match"].calibration_error == pytest.approx(1 - 1 / (1 + np.exp(-2)))
+    found = compare_pairs(Sides(surer, baseline), drawn, data, pack.groups, CONFIG)
+    head, error = found["class"], found["class"].figures["calibration_error"]
+    assert (head.n, head.n_known, head.agreement.value) == (300, 300, 1.0)
+    assert {set(head.figures[name].change) == {0.0} for name in ("accuracy", "macro_f1")} == {True}
+    assert error.baseline < 0.12 < error.artifact
+    assert error.change.low > 0.1
+    figures = found["match"].figures
+    assert (found["match"].n, figures["accuracy"].artifact, figures["auc"].artifact) == (600, 1.0, 1.0)
+    assert set(figures["calibration_error"].change) == {0.0}
+    assert figures["calibration_error"].artifact == pytest.approx(1 - 1 / (1 + np.exp(-2)))

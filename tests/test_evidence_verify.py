@@ -114,7 +114,9 @@ def test_an_unchanged_model_keeps_all_and_all_of_its_size(
     assert report["agreement"]["rank_biased_overlap"] == pytest.approx(1.0, abs=1e-6)
     assert set(report["robustness"]["drop"].values()) == {0.0}
     assert {line["name"]: line["verdict"] for line in report["budgets"]}["robustness_drop"] == "not enough data"
-    assert abs(report["reliability"]["match"]["calibration_error_change"]["value"]) < 1e-4
+    match = report["heads"]["match"]["figures"]
+    assert abs(match["calibration_error"]["change"]["value"]) < 1e-4
+    assert match["accuracy"]["change"]["value"] == 0
 
 
 def test_a_quantized_baseline_is_refused_before_any_work(
@@ -254,11 +256,12 @@ def test_perturbed_searches_begin_where_clean_ones_stand(verify_evidence: Artifa
 
 def test_rankings_and_heads_are_compared_too(verify_evidence: Artifact) -> None:
     report = read(verify_evidence)
-    alike, heads = report["agreement"], report["reliability"]
+    alike, heads = report["agreement"], report["heads"]
     assert 0 < alike["rank_biased_overlap"] <= 1
     assert alike["rank_biased_residual"] == 0  # sixteen pictures are all compared
-    assert set(heads) == {"match"}  # nobody knows the classes of these pictures
-    assert heads["match"]["n"] == 2 * 3 * PICTURES
-    change = heads["match"]["calibration_error"] - heads["match"]["baseline_calibration_error"]
-    assert heads["match"]["calibration_error_change"]["value"] == pytest.approx(change, abs=1e-6)
+    assert heads["class"]["figures"] == {}  # nobody knows the classes of these pictures
+    assert (heads["match"]["n"], heads["match"]["clusters"]) == (2 * 3 * PICTURES, PICTURES)
+    for row in heads["match"]["figures"].values():
+        assert row["change"]["value"] == pytest.approx(row["artifact"] - row["baseline"], abs=2e-6)
+        assert row["change"]["low"] <= row["change"]["high"]
     assert set(report["groups"]["script"]["groups"]) == {"Latn", "Jpan"}

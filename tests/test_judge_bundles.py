@@ -29,32 +29,15 @@ from dmedge.model.checkpoint import WEIGHTS
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
 from dmedge.runtime.wire import Array
-from tests.forged import altered
+from tests.forged import Change, altered, tensor_changed
 from tests.tiny_bundles import CONFIG as TINY
 from tests.tiny_bundles import int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
 
 __all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "tiny_checkpoint"]
 
-Change = Callable[[Array], Array]
 SHUFFLED = np.random.default_rng(0).permutation(TINY.vocab_size)
 
 # Parity: the golden outputs are those of torch
-
-
-def tensor_changed(program: str, name: str, change: Change) -> Callable[[Path], None]:
-    """Changes one tensor of an ONNX program."""
-
-    def change_file(root: Path) -> None:
-        import onnx
-
-        path = root / "programs" / f"{program}.onnx"
-        model = onnx.load(path)
-        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == f"model.{name}")
-        content = np.ascontiguousarray(change(onnx.numpy_helper.to_array(tensor)))
-        tensor.CopyFrom(onnx.numpy_helper.from_array(content, tensor.name))
-        onnx.save(model, path)
-
-    return change_file
 
 
 def json_changed(name: str, **changes: object) -> Callable[[Path], None]:

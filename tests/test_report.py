@@ -102,10 +102,10 @@ def test_evidence_of_before_has_no_section_of_what_it_lacks(verify_evidence: Art
     collection = collect(verify_evidence.root)
     (entry,) = collection.judged
     assert entry.verify is not None
-    old = {key: value for key, value in entry.verify.items() if key not in ("groups", "robustness", "reliability")}
+    old = {key: value for key, value in entry.verify.items() if key not in ("groups", "robustness", "heads")}
     old["agreement"] = {key: value for key, value in old["agreement"].items() if not key.startswith("rank_biased")}
     page = render(replace(collection, judged=[replace(entry, verify=old)]))
-    for heading in ("groups", "how sure", "perturbed", "rank-biased"):
+    for heading in ("groups", "its heads decide", "perturbed", "rank-biased"):
         assert heading in render(collection)
         assert heading not in page
 

@@ -17,6 +17,7 @@ from dmedge.config import read_toml
 from dmedge.data.emoji import TEST_STYLE, TRAIN_STYLES, load_pack
 from dmedge.data.splits import cell_split, is_unseen_emoji
 from dmedge.errors import ArtifactError, ConfigError, DmedgeError
+from dmedge.evidence.figures import classification
 from dmedge.study.cells import Cell, run_cell
 from dmedge.study.config import StudyConfig, load_study, study_recipes
 from dmedge.study.contestants import FAMILIES, IMAGE_SIZE
@@ -29,7 +30,7 @@ from dmedge.study.looks import contrast, parts
 from dmedge.study.other_sections import cost
 from dmedge.study.pairs import degrade, judged_pairs, training_pairs
 from dmedge.study.published import FIGURES
-from dmedge.study.scores import classification, clustered, over_seeds
+from dmedge.study.scores import clustered, over_seeds
 from dmedge.study.scratch import one_cycle
 from dmedge.study.study import study
 from dmedge.study.turns import ROUNDS, in_turns
@@ -84,7 +85,7 @@ def test_an_unknown_setting_names_the_nearest() -> None:
 
 def test_figures_of_a_classification_by_hand() -> None:
     label, predicted = np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 3])
-    found = classification(label, predicted)
+    found = classification(label, predicted).whole(6)
     assert found["accuracy"] == pytest.approx(3 / 6)
     # precision 1/2, 2/3, 0; recall 1/2, 2/3, 0; F1 equals them where they agree
     assert found["macro_precision"] == pytest.approx((1 / 2 + 2 / 3) / 3)

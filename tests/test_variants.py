@@ -23,9 +23,11 @@ from dmedge.devices.loopback import LoopbackServer
 from dmedge.devices.npm import ONNXRUNTIME_WEB, fetch_package
 from dmedge.errors import ArtifactError, ConfigError, DataError, ExportError
 from dmedge.evidence.browser import check_in_browser, open_browser_session
-from dmedge.evidence.choices import UNKNOWN, Choices, compare_choices, wilson
+from dmedge.evidence.choices import UNKNOWN, true_labels, wilson
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import measure_coverage
+from dmedge.evidence.decisions import measure_heads
+from dmedge.evidence.heads import Sides, label_head
 from dmedge.evidence.parity import check_parity
 from dmedge.evidence.report import render
 from dmedge.evidence.report_data import collect
@@ -214,8 +216,8 @@ def test_what_decides_is_judged_by_its_decisions(
     place = tmp_path / "verify"
     evidence = verify(make(variant), VerifyConfig(data=str(pictures)), place, baseline=checkpoint)
     report = json.loads(evidence.file("verify.json").read_text("utf-8"))
-    assert report["choices"].keys() == decisions
-    assert all(row["agreement"] == 1 for row in report["choices"].values())  # float32 on both sides
+    assert report["heads"].keys() == decisions
+    assert all(head["agreement"]["value"] == 1 for head in report["heads"].values())  # float32 on both sides
     lines = {line["name"]: line["verdict"] for line in report["budgets"]}
     assert lines == {
         "program_size_ratio": "fail",
@@ -224,8 +226,8 @@ def test_what_decides_is_judged_by_its_decisions(
         "choice_agreement": "not enough data" if variant == "prompts" else lines["choice_agreement"],
     }
     page = render(collect(place))
-    assert "what it decides" in page and "as the baseline" in page
-    assert ("how sure are its heads?" in page) == (variant == "fused")
+    assert "what its heads decide" in page and "decides as fp32" in page
+    assert ("mean confidence" in page) == (variant == "fused")
 
 
 def test_labels_that_are_emoji_have_a_truth(make: Make, tmp_path: Path) -> None:
@@ -248,18 +250,22 @@ def test_labels_that_are_emoji_have_a_truth(make: Make, tmp_path: Path) -> None:
     prompts = [{"label": label, "text": label} for label in Fake.labels[:1] + Fake.labels]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
     bundle = Artifact(tmp_path, make("prompts").manifest)
-    found = compare_choices(fake, fake, bundle, shown)["label"]
-    assert found.truth.tolist() == [0, 1, UNKNOWN]
-    assert found.to_json() | {"n_known": 2, "accuracy": 1.0, "baseline_accuracy": 1.0} == found.to_json()
-    assert found.agreement[0] == pytest.approx(2 / 3)
+    assert true_labels(Fake.labels, shown).tolist() == [0, 1, UNKNOWN]
+    found = measure_heads(fake, fake, bundle, shown, VerifyConfig(resamples=100))["label"]
+    assert (found.n, found.n_known) == (3, 2)
+    assert found.agreement.value == pytest.approx(2 / 3)
+    assert {(row.artifact, row.baseline) for row in found.figures.values()} == {(1.0, 1.0)}
+    assert true_labels(Fake.labels, replace(shown, labels=("Cat face", "", "dog"))).tolist() == [1, UNKNOWN, UNKNOWN]
 
 
 def test_an_interval_of_a_share_is_never_empty() -> None:
     for hits, n in ((0, 10), (5, 10), (10, 10)):
         share, low, high = wilson(hits, n)
         assert -1e-12 <= low <= share <= high <= 1 + 1e-12 and low < high
-    nobody_knows = Choices(*(np.full(4, value) for value in (1, 1, UNKNOWN))).to_json()
-    assert nobody_knows["accuracy"] is None and nobody_knows["agreement"] == 1
+    nobody_knows = label_head(
+        Sides(np.ones(4, int), np.ones(4, int)), np.full(4, UNKNOWN), np.arange(4), VerifyConfig()
+    )
+    assert (nobody_knows.figures, nobody_knows.most_common, nobody_knows.agreement.value) == ({}, None, 1)
 
 
 @pytest.mark.slow

@@ -35,6 +35,19 @@ TOWERS = TowerConfig(
     image_size=SIZE, image_width=4, text_width=16, text_layers=1, text_heads=2, context_length=16, embed_dim=8
 )
 
+LEARNS: dict[str, Any] = {  # enough for six colours
+    "steps": 60,
+    "batch_size": 12,
+    "eval_every": 60,
+    "save_every": 60,
+    "learning_rate": 5e-3,
+    "ema_decay": 0.8,
+    "augment": 0.2,
+    "text_noise": 0.0,
+    "subword_sampling": 0.0,
+    "style_mixing": 0.0,
+}
+
 
 def record_config(data: str, dataset: DatasetConfig, **changes: Any) -> TrainConfig:
     """Settings for records, at a hundredth of the usual size."""

@@ -16,6 +16,7 @@ from dmedge.data.records import Dataset
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import DataError
 from dmedge.evidence.accuracy import evaluate
+from dmedge.evidence.heads import VQA, answer_scores
 from dmedge.model.dual import DualEncoder
 
 Evaluate = Callable[[DualEncoder], dict[str, float]]
@@ -122,8 +123,7 @@ def answer_figures(
     logits: NDArray[np.float32], vocabulary: Sequence[str], scores: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
     """Official VQA accuracy of the likeliest answers; `scores` hold that of every answer people gave."""
-    found = [asked.get(vocabulary[int(row.argmax())], 0.0) for row, asked in zip(logits, scores, strict=True)]
-    return {"vqa_accuracy": float(np.mean(found))}
+    return {VQA: float(answer_scores(logits.argmax(1), vocabulary, scores).mean())}
 
 
 def fusion_figures(

@@ -7,16 +7,14 @@ from typing import Any
 import click
 
 from dmedge.artifact import Artifact
-from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
+from dmedge.cli.budget import budget_option, read_budget, recipe_option
+from dmedge.cli.common import DATA_HELP, ArtifactParam, default_artifact, json_option, out_option, print_json
 from dmedge.cli.tables import text_table
 from dmedge.cli.verify import (
     baseline_option,
-    budget_option,
     budget_table,
     fail_on,
     junit_option,
-    read_budget,
-    recipe_option,
     runner_option,
     runtime_option,
 )
@@ -37,7 +35,7 @@ from dmedge.cli.verify import (
 )
 @click.option("--roofline", is_flag=True, help="Measure what the runtime can reach, and how near programs come.")
 @click.option("--profile", is_flag=True, help="Name the ten slowest operators of each program as well.")
-@click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
+@click.option("--data", default="emoji", show_default=True, help=DATA_HELP)
 @recipe_option
 @budget_option
 @junit_option

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 from dmedge.artifact import Artifact, Kind, Manifest, load_artifact, newest_artifact
 
 RUNS = Path("runs")
+DATA_HELP = "emoji, a FOLDER with images/ and captions or with VQA v2, or FORMAT:PATH such as coco:DIR."
 
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), help="Directory to create; it must not exist [default: beside the input]."

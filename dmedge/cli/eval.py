@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmedge.artifact import Artifact
-from dmedge.cli.common import ArtifactParam, default_artifact, json_option, print_json
+from dmedge.cli.common import DATA_HELP, ArtifactParam, default_artifact, json_option, print_json
 from dmedge.cli.tables import text_table
 from dmedge.data.languages import count_languages
 
@@ -17,7 +17,7 @@ WORST = 5  # languages shown
 
 @click.command()
 @click.argument("artifact", type=ArtifactParam(), required=False)
-@click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
+@click.option("--data", default="emoji", show_default=True, help=DATA_HELP)
 @click.option("--style", default="twemoji", show_default=True, help="Art style of the emoji.")
 @click.option(
     "--split",
@@ -40,7 +40,7 @@ def evaluate(
     workers: int,
     as_json: bool,
 ) -> None:
-    """Measure how well ARTIFACT finds images by text and text by image, in every language.
+    """Measure how well ARTIFACT finds images by text and text by image, in every language; or answers questions.
 
     ARTIFACT is a checkpoint or a bundle [default: the newest checkpoint under runs/].
     """
@@ -51,8 +51,22 @@ def evaluate(
     found = evaluate_artifact(chosen, evalset, threads=threads, workers=workers)
     if as_json:
         print_json(found)
+    elif evalset.answers:
+        _print_answers(found)
     else:
         _print_table(found)
+
+
+def _print_answers(found: dict[str, Any]) -> None:
+    score = found["vqa_accuracy"]
+    click.echo(f"{found['artifact']} on {found['data']}, {found['runtime']}")
+    click.echo(
+        f"VQA accuracy {score['value']:.4f} ({score['low']:.4f} to {score['high']:.4f}); {found['n']:,} questions "
+        f"about {found['n_images']:,} images"
+    )
+    if len(found["languages"]) > 1:
+        rows = [[tag, f"{row['n']:,}", f"{row['vqa_accuracy']:.4f}"] for tag, row in found["languages"].items()]
+        click.echo(text_table(["language", "n", "VQA accuracy"], rows))
 
 
 def _print_table(found: dict[str, Any]) -> None:
@@ -82,6 +96,13 @@ def _print_table(found: dict[str, Any]) -> None:
             f"group of {found['fusion']['n']:,} pairs: image and text {accuracy['image_and_text']:.3f}, "
             f"image alone {accuracy['image']:.3f}, text alone {accuracy['text']:.3f}, "
             f"most common group {found['fusion']['most_common_class']:.3f}"
+        )
+        means = {
+            name: found["fusion"][f"class_macro_{name}"]["image_and_text"] for name in ("f1", "precision", "recall")
+        }
+        click.echo(
+            f"means over groups, image and text: F1 {means['f1']:.3f}, precision {means['precision']:.3f}, "
+            f"recall {means['recall']:.3f}"
         )
         click.echo(
             f"match AUC: random negatives {area['random_negatives']:.3f}, "

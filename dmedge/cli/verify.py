@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmedge.artifact import Artifact
-from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
+from dmedge.cli.budget import budget_option, read_budget, recipe_option
+from dmedge.cli.common import DATA_HELP, ArtifactParam, default_artifact, json_option, out_option, print_json
 from dmedge.cli.tables import text_table
 from dmedge.data.languages import count_languages
 from dmedge.errors import VerifyError
 
 if TYPE_CHECKING:
-    from dmedge.evidence.verdict import Budget
     from dmedge.flow.prove_each import Proof
 
 baseline_option = click.option(
@@ -25,16 +25,6 @@ runner_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Native runner of one's own, for a --device adb:SERIAL.",
 )
-recipe_option = click.option("--recipe", metavar="NAME_OR_PATH", help="Take the budget of this recipe.")
-budget_option = click.option(
-    "--budget",
-    "limits",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one limit, e.g. program_size_ratio=0.35; may be given several times.",
-)
-
-
 junit_option = click.option(
     "--junit",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -48,7 +38,7 @@ junit_option = click.option(
 @baseline_option
 @recipe_option
 @budget_option
-@click.option("--data", default="emoji", show_default=True, help="emoji, or a FOLDER with images/ and captions.")
+@click.option("--data", default="emoji", show_default=True, help=DATA_HELP)
 @click.option("--style", default="twemoji", show_default=True, help="Art style of the emoji.")
 @click.option("--max-per-language", type=click.IntRange(1), metavar="N", help="At most N texts per language.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
@@ -127,19 +117,6 @@ def fail_on_any(proofs: Sequence["Proof"]) -> None:
         raise VerifyError(f"budget failed: {words}; see dmedge report, or change it with --budget")
 
 
-def read_budget(recipe: str | None, limits: tuple[str, ...]) -> "Budget":
-    """The limits of a recipe, or the defaults, with some of them changed.
-
-    Raises:
-        ConfigError: there is no such recipe or limit.
-    """
-    from dmedge.config import apply_overrides, find_recipe, load_config, read_toml
-    from dmedge.evidence.verdict import Budget
-
-    table = read_toml(find_recipe(recipe)).get("budget", {}) if recipe else {}
-    return load_config(Budget, apply_overrides(table, limits), where="budget")
-
-
 def fail_on(report: dict[str, Any]) -> None:
     """Raise if a budget failed.
 
@@ -154,23 +131,23 @@ def fail_on(report: dict[str, Any]) -> None:
 
 def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
     click.echo(budget_table(report["budgets"]))
-    if "choices" in report:
-        _print_choices(report)
-    else:
+    if "macro" in report:
         _print_recall(report)
+    else:
+        _print_decisions(report)
+    _print_heads(report)
     click.echo(f"verdict: {report['verdict']}")
     click.echo(evidence.root)
 
 
-def _print_choices(report: dict[str, Any]) -> None:
+def _print_decisions(report: dict[str, Any]) -> None:
     rows = [
-        [name, f"{row['n']:,}", *(_number(row[key]) for key in ("agreement", "accuracy", "baseline_accuracy"))]
-        for name, row in report["choices"].items()
+        [name, f"{head['n']:,}", *(_number(head["agreement"][key]) for key in ("value", "low", "high"))]
+        for name, head in report["heads"].items()
     ]
-    click.echo(text_table(["decides", "n", "as baseline", "right", "baseline right"], rows))
-    known = {name: row["n_known"] for name, row in report["choices"].items()}
+    click.echo(text_table(["decides", "n", "as baseline", "low", "high"], rows))
+    known = {name: head["n_known"] for name, head in report["heads"].items()}
     click.echo(f"truth known of {', '.join(f'{n:,} ({name})' for name, n in known.items())}; {report['data']['name']}")
-    _print_heads(report)
 
 
 def _print_recall(report: dict[str, Any]) -> None:
@@ -200,7 +177,6 @@ def _print_likeness(report: dict[str, Any]) -> None:
         f"{_number(alike['recall_at_10_baseline_gallery'])}, of its queries in this one's "
         f"{_number(alike['recall_at_10_baseline_query'])}"
     )
-    _print_heads(report)
     if (found := report["robustness"]) is not None:
         drop, n = found["drop"], found["n_texts"]
         click.echo(
@@ -210,11 +186,14 @@ def _print_likeness(report: dict[str, Any]) -> None:
 
 
 def _print_heads(report: dict[str, Any]) -> None:
-    for name, head in (report["reliability"] or {}).items():
-        click.echo(
-            f"{name} head: right {head['accuracy']:.4f}, baseline {head['baseline_accuracy']:.4f}; calibration error "
-            f"{head['calibration_error']:.4f}, baseline {head['baseline_calibration_error']:.4f}"
-        )
+    from dmedge.evidence.head_rows import head_rows, heads_of, signed
+
+    rows = [
+        [row.head, row.figure, f"{row.n:,}", _number(row.artifact), _number(row.baseline), signed(row.change)]
+        for row in head_rows(heads_of(report))
+    ]
+    if rows:
+        click.echo(text_table(["head", "figure", "n", "bundle", "baseline", "change"], rows, left=2))
 
 
 def budget_table(lines: list[dict[str, Any]]) -> str:

@@ -12,6 +12,8 @@ from dmedge.errors import DataError, require
 from dmedge.patience import patient_progress
 
 COLUMNS = ("image", "language", "text")
+MORE_COLUMNS = ("label", "answer")  # which a table may have
+BETWEEN_ANSWERS = "|"  # in a cell of CSV; in Parquet they may be a list
 
 
 class ImageFiles(Sequence[Image.Image]):
@@ -55,19 +57,21 @@ def open_image(path: Path) -> Image.Image:
 
 
 class Caption(NamedTuple):
-    """One row: a picture file below images/, a language tag, and text."""
+    """One row: a picture file below images/, a language tag, and text, which is a question where there are answers."""
 
     image: str
     language: str
     text: str
+    labels: tuple[str, ...] = ()  # classes of the picture
+    answers: tuple[str, ...] = ()  # of one person or several to the text
 
 
 def read_captions(path: Path) -> tuple[Caption, ...]:
     """All captions of a folder, each checked.
 
     Raises:
-        DataError: a file or column is missing, there are no captions, or a row names no readable picture,
-            an unknown language or no text; rows count from 1.
+        DataError: a file or column is missing, there are no captions, a row names no readable picture,
+            an unknown language or no text, or has no answer where others have one; rows count from 1.
         DmedgeError: captions.parquet needs pyarrow.
     """
     if not (path / "images").is_dir():
@@ -76,11 +80,14 @@ def read_captions(path: Path) -> tuple[Caption, ...]:
     if not captions:
         raise DataError(f"{path}: no captions; expected at least one row of {', '.join(COLUMNS)}; add some")
     checked: set[str] = set()
+    has_answers = any(caption.answers for caption in captions)
     with patient_progress(f"reading {path.name}", len(captions)) as advance:
         for number, caption in enumerate(captions, start=1):
             where = f"{path}: caption row {number}"
             if not caption.text.strip():
                 raise DataError(f"{where}: empty text; expected a caption; fill it in or remove the row")
+            if has_answers and not caption.answers:
+                raise DataError(f"{where}: no answer; expected one, as other rows have; fill it in or remove the row")
             _check_language(caption.language, where)
             if caption.image not in checked:
                 _check_image(path / "images", caption.image, where)
@@ -132,7 +139,8 @@ def _parquet_rows(path: Path) -> Iterator[Caption]:
     try:
         table = parquet.ParquetFile(path)
         _check_columns(path, table.schema_arrow.names)
-        for batch in table.iter_batches(columns=list(COLUMNS)):
+        columns = [*COLUMNS, *(name for name in MORE_COLUMNS if name in table.schema_arrow.names)]
+        for batch in table.iter_batches(columns=columns):
             yield from map(_row, batch.to_pylist())
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these types
         raise DataError(f"{path}: cannot be read ({error}); expected a Parquet file; write it again") from error
@@ -140,7 +148,15 @@ def _parquet_rows(path: Path) -> Iterator[Caption]:
 
 def _row(row: dict[str, Any]) -> Caption:
     image, language, text = ("" if row[column] is None else str(row[column]) for column in COLUMNS)
-    return Caption(image.strip(), language.strip(), text)
+    answers = row.get("answer")
+    answers = answers.split(BETWEEN_ANSWERS) if isinstance(answers, str) else answers
+    return Caption(image.strip(), language.strip(), text, _cells(row.get("label")), _cells(answers))
+
+
+def _cells(cell: object) -> tuple[str, ...]:
+    """What a cell says, or a list of cells, without empty ones."""
+    found = cell if isinstance(cell, (list, tuple)) else [cell]
+    return tuple(text for text in (str(one).strip() for one in found if one is not None) if text)
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Pictures, texts, and which text belongs to which picture: from the embedded pack or from a folder."""
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from dmedge.data.emoji import TEST_STYLE, EmojiPack, load_pack
 from dmedge.data.pictures import BadRecords, RecordImages, check_record_image
 from dmedge.data.records import Dataset, Record
 from dmedge.data.splits import cell_split, is_unseen_emoji, training_strings
+from dmedge.data.vqa import given_scores
 from dmedge.errors import DataError
 
 EvalSplit = Literal["known", "held_out", "novel", "unseen", "all"]
@@ -35,6 +36,8 @@ class EvalSet:
     text_image: NDArray[np.int64]  # [T] index into images
     languages: tuple[str, ...]  # [T]
     tags: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)  # name -> [T]
+    labels: tuple[str, ...] = ()  # [N] class of the picture, "" where unknown; () where none has one, or some several
+    answers: tuple[Mapping[str, float], ...] = ()  # [T] score of every answer; then texts are questions; else ()
 
     def subset(
         self,
@@ -64,6 +67,7 @@ class EvalSet:
             text_image=self.text_image[rows],
             languages=tuple(self.languages[row] for row in rows),
             tags={tag: marked[rows] for tag, marked in self.tags.items()},
+            answers=tuple(self.answers[row] for row in rows) if self.answers else (),
         )
 
 
@@ -148,16 +152,20 @@ def folder_evalset(path: Path) -> EvalSet:
     """The captioned pictures of a folder.
 
     PATH holds images/ and either captions.csv (UTF-8, with a header) or captions.parquet, with the columns
-    image (file name below images/), language (such as de or zh-Hant) and text. The gallery is every picture
-    that a caption names. Text of any length is kept; the tokenizer shortens it.
+    image (file name below images/), language (such as de or zh-Hant) and text, and perhaps label, the class of the
+    picture, and answer, which makes the text a question. The gallery is every picture that a caption names. Text of
+    any length is kept; the tokenizer shortens it.
 
     Raises:
-        DataError: a file or column is missing, there are no captions, or a row names no readable picture,
-            an unknown language or no text; rows count from 1.
+        DataError: a file or column is missing, there are no captions, a row names no readable picture,
+            an unknown language or no text, or has no answer where others have one; rows count from 1.
         DmedgeError: captions.parquet needs pyarrow.
     """
     captions = read_captions(path)
     place = {image: i for i, image in enumerate(dict.fromkeys(caption.image for caption in captions))}
+    labels: dict[str, set[str]] = {image: set() for image in place}
+    for caption in captions:
+        labels[caption.image].update(caption.labels)
     return EvalSet(
         name=f"folder/{path.resolve().name}",
         images=ImageFiles([path / "images" / image for image in place]),
@@ -165,7 +173,17 @@ def folder_evalset(path: Path) -> EvalSet:
         texts=tuple(caption.text for caption in captions),
         text_image=np.array([place[caption.image] for caption in captions], np.int64),
         languages=tuple(caption.language for caption in captions),
+        labels=_one_each(labels.values()),
+        answers=tuple(map(given_scores, (c.answers for c in captions))) if captions[0].answers else (),
     )
+
+
+def _one_each(labels: Iterable[Collection[str]]) -> tuple[str, ...]:
+    """The label of every picture, "" where it has none; nothing where some have several, or all none."""
+    found = [tuple(own) for own in labels]
+    if max(map(len, found)) != 1:
+        return ()
+    return tuple(own[0] if own else "" for own in found)
 
 
 def dataset_evalset(dataset: Dataset, max_megapixels: float = 64.0) -> EvalSet:
@@ -203,4 +221,5 @@ def dataset_evalset(dataset: Dataset, max_megapixels: float = 64.0) -> EvalSet:
         texts=tuple(text for record in records for text in record.texts),
         text_image=np.repeat(np.arange(len(records), dtype=np.int64), [len(record.texts) for record in records]),
         languages=tuple(language for record in records for language in record.languages),
+        labels=_one_each([dataset.labels[label] for label in record.labels] for record in records),
     )

@@ -110,6 +110,16 @@ def answer_scores(answers: Sequence[str]) -> dict[str, float]:
     return {answer: _accuracy(people, len(answers)) for answer, people in agree.items()}
 
 
+def given_scores(answers: Sequence[str]) -> dict[str, float]:
+    """Every answer that somebody gave, normalised, with min(people / 3, 1); of one or two people, with their share.
+
+    For questions of one's own: where few were asked, leaving each out in turn, as `answer_scores` does, would find
+    nobody right.
+    """
+    agree = Counter(map(normalise_answer, answers))
+    return {answer: min(people / min(3, len(answers)), 1.0) for answer, people in agree.items()}
+
+
 def answer_vocabulary(counts: Iterable[tuple[str, int]], size: int) -> tuple[str, ...]:
     """The `size` most frequent normalised answers, the most frequent first.
 

@@ -10,10 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dmedge.data.emoji import load_pack
 from dmedge.data.evalset import EvalSet
+from dmedge.evidence.choices import emoji_of, true_classes
+from dmedge.evidence.figures import area_under_curve, classification
 
 PAIRS = 2000
+CLASS_FIGURES = ("accuracy", "macro_f1", "macro_precision", "macro_recall")
 WHITE = 255
 
 
@@ -28,7 +30,7 @@ class PairEncoder(Protocol):
 
 
 def evaluate_fusion(encoder: PairEncoder, data: EvalSet, *, pairs: int = PAIRS, seed: int = 0) -> dict[str, Any]:
-    """Accuracy of the class from both modalities and from each alone, and match AUC.
+    """Accuracy, macro F1, precision and recall of the class from both modalities and from each alone, and match AUC.
 
     Args:
         data: pictures of emoji, i.e. clusters are hexcodes; texts are drawn from it at random.
@@ -36,16 +38,15 @@ def evaluate_fusion(encoder: PairEncoder, data: EvalSet, *, pairs: int = PAIRS, 
         seed: of the draw.
 
     Returns:
-        class accuracy for "image_and_text", "image" and "text", with n and the share of the most
+        figures of the class for "image_and_text", "image" and "text", with n and the share of the most
         common class; match AUC against random pictures and against pictures of the same subgroup.
     """
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(data.texts))[:pairs]
     image = data.text_image[rows]
-    pack = load_pack()
-    by_hexcode = {emoji.hexcode: emoji for emoji in pack.emoji}
+    by_hexcode = emoji_of(data)
     shown = [by_hexcode[cluster] for cluster in data.clusters]
-    label = np.array([encoder.labels.index(pack.groups[shown[i].group]) for i in image])
+    label = true_classes(encoder.labels, data)[image]
     texts = [data.texts[row] for row in rows]
     pictures = [data.images[i] for i in image]
     blank = np.full_like(pictures[0], WHITE)
@@ -54,29 +55,23 @@ def evaluate_fusion(encoder: PairEncoder, data: EvalSet, *, pairs: int = PAIRS, 
     _, text_only = encoder.pairs([blank] * len(rows), texts)
     strangers = (image + rng.integers(1, len(shown), size=len(image))) % len(shown)
     siblings = _siblings(image, np.array([emoji.subgroup for emoji in shown]), rng)
+    logits = {"image_and_text": both, "image": image_only, "text": text_only}
+    classes = {name: classification(label, found.argmax(1)).whole(len(label)) for name, found in logits.items()}
     return {
         "n": len(rows),
-        "class_accuracy": {
-            name: float(np.mean(logits.argmax(1) == label))
-            for name, logits in (("image_and_text", both), ("image", image_only), ("text", text_only))
-        },
+        **{f"class_{key}": {name: row[key] for name, row in classes.items()} for key in CLASS_FIGURES},
         "most_common_class": float(np.bincount(label).max() / len(label)),
         "match_auc": {
-            name: auc(match, encoder.pairs([data.images[i] for i in negatives], texts)[0])
+            name: _auc(match, encoder.pairs([data.images[i] for i in negatives], texts)[0])
             for name, negatives in (("random_negatives", strangers), ("same_subgroup_negatives", siblings))
         },
     }
 
 
-def auc(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> float:
-    """Chance that a random positive scores above a random negative; ties count half.
-
-    Source: Mann & Whitney 1947, the U statistic over n * m.
-    """
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, side="left")
-    not_above = np.searchsorted(ordered, positive, side="right")
-    return float((below + not_above).mean() / 2 / len(negative))
+def _auc(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> float:
+    """Chance that a random positive scores above a random negative; ties count half."""
+    is_positive = np.arange(len(positive) + len(negative)) < len(positive)
+    return area_under_curve(np.concatenate([positive, negative]), is_positive).whole(len(is_positive))["auc"]
 
 
 def _siblings(image: NDArray[np.int64], subgroup: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

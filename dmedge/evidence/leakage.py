@@ -39,7 +39,7 @@ class Calibration:
 
 
 def data_digest(data: EvalSet) -> str:
-    """sha256 over every pixel, text, language and match of the set, in order."""
+    """sha256 over every pixel, text, language and match of the set, its labels and its answers, in order."""
     hasher = hashlib.sha256()
     for image in data.images:
         pixels = np.asarray(image)
@@ -47,6 +47,9 @@ def data_digest(data: EvalSet) -> str:
     for text, language, match in zip(data.texts, data.languages, data.text_image.tolist(), strict=True):
         hasher.update(repr((text, language, match)).encode())
     hasher.update(repr(data.clusters).encode())
+    for told in (data.labels, [sorted(scores.items()) for scores in data.answers]):
+        if told:
+            hasher.update(repr(told).encode())
     return hasher.hexdigest()
 
 

@@ -12,20 +12,29 @@ from dmedge.data.evalset import EvalSet
 from dmedge.environment import host_facts
 from dmedge.evidence.accuracy import DIRECTIONS, Direction
 from dmedge.evidence.agreement import Agreement
-from dmedge.evidence.choices import Choices
 from dmedge.evidence.comparison import JUDGED_K, Comparison
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import Coverage
 from dmedge.evidence.groups import groups_json
+from dmedge.evidence.heads import Head
 from dmedge.evidence.leakage import TrainingCheck, data_digest
 from dmedge.evidence.parity import ParityReport
-from dmedge.evidence.reliability import Reliability
 from dmedge.evidence.robustness import Robustness, judge_robustness
-from dmedge.evidence.verdict import Budget, BudgetLine, judge, judge_exact, judge_retention, overall
+from dmedge.evidence.verdict import (
+    HEAD_DROPS,
+    Budget,
+    BudgetLine,
+    judge,
+    judge_drop,
+    judge_exact,
+    judge_retention,
+    overall,
+)
 from dmedge.runtime.session import SessionFacts
 from dmedge.variants import variant_of
 
 REPORT, RANKS = "verify.json", "ranks.npz"
+SCHEMA_VERSION = 2  # of verify.json; 1, which did not say so, had `reliability` and `choices` in place of `heads`
 RETENTIONS: Mapping[Direction, tuple[str, str]] = {  # budget lines of the mean over languages and of the worst one
     "text_to_image": ("macro_recall_at_10_retention", "worst_language_retention"),
     "image_to_text": ("image_to_text_retention", "worst_image_to_text_retention"),
@@ -60,17 +69,16 @@ class Measured(Checked):
 
     comparison: Comparison
     agreement: Agreement
-    reliability: Mapping[str, Reliability] | None = None  # by head; None without a fusion
+    heads: Mapping[str, Head] | None = None  # by name; None without a fusion
     robustness: Robustness | None = None  # None where it was not asked for
     embedded_by_baseline: str | None = None  # "images" or "texts": what a variant with one encoder lacks
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Decided(Checked):
-    """What verification looks at of a bundle that decides."""
+    """What verification looks at of a bundle that decides, or that is asked questions."""
 
-    choices: Mapping[str, Choices]
-    reliability: Mapping[str, Reliability] | None = None  # by head, of the variant `fused`
+    heads: Mapping[str, Head]
 
 
 def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
@@ -81,7 +89,7 @@ def judge_all(measured: Measured, budget: Budget) -> list[BudgetLine]:
         lines.append(judge("recall_at_10", limit, found.value, found.low, found.high))
     if (limit := budget.robustness_drop) is not None:
         lines.append(judge_robustness(measured.robustness, limit))
-    return lines
+    return lines + judge_heads(measured.heads or {}, budget)
 
 
 def judge_retentions(comparison: Comparison, budget: Budget) -> list[BudgetLine]:
@@ -100,12 +108,22 @@ def judge_retentions(comparison: Comparison, budget: Budget) -> list[BudgetLine]
     return lines
 
 
-def judge_choices(decided: Decided, budget: Budget) -> list[BudgetLine]:
+def judge_decisions(decided: Decided, budget: Budget) -> list[BudgetLine]:
     """One line for every limit that a bundle that decides can be judged by; its least agreement counts."""
     lines = judge_checked(decided, budget)
     if (limit := budget.choice_agreement) is not None:
-        worst = min((choices.agreement for choices in decided.choices.values()), key=lambda found: found[0])
+        worst = min((head.agreement for head in decided.heads.values()), key=lambda found: found.value)
         lines.append(judge("choice_agreement", limit, *worst))
+    return lines + judge_heads(decided.heads, budget)
+
+
+def judge_heads(heads: Mapping[str, Head], budget: Budget) -> list[BudgetLine]:
+    """One line for every limit of a head; not enough data where there is no such head, or its truth is not known."""
+    lines = []
+    for name, (head, figure) in HEAD_DROPS.items():
+        if (limit := getattr(budget, name)) is not None:
+            found = heads[head] if head in heads and figure in heads[head].figures else None
+            lines.append(judge_drop(name, limit, *((found.figures[figure].drop, found.hits) if found else (None, 0))))
     return lines
 
 
@@ -141,13 +159,10 @@ def report_json(measured: Measured, lines: Sequence[BudgetLine], config: VerifyC
         "languages": comparison.languages_json(),
         "groups": groups_json(comparison),
         "agreement": measured.agreement.to_json(),
-        "reliability": _heads_json(measured.reliability),
+        "heads": None if measured.heads is None else _heads_json(measured.heads),
         "robustness": measured.robustness.to_json() if measured.robustness else None,
     }
-    method = {
-        "resamples": config.resamples,
-        "confidence": config.confidence,
-        "seed": config.seed,
+    method = _draws_json(config) | {
         "interval": "bootstrap over emoji, paired; languages simultaneous (sup-t)",
         "ties": "count as ahead of the match",
         "embedded_by_baseline": measured.embedded_by_baseline,
@@ -155,15 +170,20 @@ def report_json(measured: Measured, lines: Sequence[BudgetLine], config: VerifyC
     return _whole_json(measured, lines, found, method)
 
 
-def _heads_json(heads: Mapping[str, Reliability] | None) -> dict[str, Any] | None:
-    return None if heads is None else {name: head.to_json() for name, head in heads.items()}
+def _heads_json(heads: Mapping[str, Head]) -> dict[str, Any]:
+    return {name: head.to_json() for name, head in heads.items()}
 
 
-def choices_json(decided: Decided, lines: Sequence[BudgetLine]) -> dict[str, Any]:
+def decisions_json(decided: Decided, lines: Sequence[BudgetLine], config: VerifyConfig) -> dict[str, Any]:
     """The content of verify.json for a bundle that decides."""
-    found: dict[str, Any] = {"choices": {name: choices.to_json() for name, choices in decided.choices.items()}}
-    found["reliability"] = _heads_json(decided.reliability)
-    return _whole_json(decided, lines, found, {"interval": "Wilson, 95 %"})
+    interval = "agreement: Wilson, 95 %; figures: bootstrap over emoji or pictures, paired"
+    return _whole_json(
+        decided, lines, {"heads": _heads_json(decided.heads)}, _draws_json(config) | {"interval": interval}
+    )
+
+
+def _draws_json(config: VerifyConfig) -> dict[str, Any]:
+    return {"resamples": config.resamples, "confidence": config.confidence, "seed": config.seed}
 
 
 def _whole_json(
@@ -171,6 +191,7 @@ def _whole_json(
 ) -> dict[str, Any]:
     data = measured.data
     return {
+        "schema_version": SCHEMA_VERSION,
         "verdict": overall(lines),
         "budgets": [line.to_json() for line in lines],
         "artifact_sha256": measured.bundle.digest,
@@ -227,14 +248,18 @@ def summary(report: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def choices_summary(report: Mapping[str, Any]) -> dict[str, object]:
+def decisions_summary(report: Mapping[str, Any]) -> dict[str, object]:
     """The few facts of verify.json that the manifest repeats, for a bundle that decides."""
+    heads: Mapping[str, Mapping[str, Any]] = report["heads"]
+    leading: dict[str, Mapping[str, Any]] = {
+        name: next(iter(head["figures"].values()), {}) for name, head in heads.items()
+    }
     return {
         "verdict": report["verdict"],
         "failed": [line["name"] for line in report["budgets"] if line["verdict"] == "fail"],
-        "agreement": {name: row["agreement"] for name, row in report["choices"].items()},
-        "accuracy": {name: row["accuracy"] for name, row in report["choices"].items()},
-        "baseline_accuracy": {name: row["baseline_accuracy"] for name, row in report["choices"].items()},
+        "agreement": {name: head["agreement"]["value"] for name, head in heads.items()},
+        "accuracy": {name: row.get("artifact") for name, row in leading.items()},
+        "baseline_accuracy": {name: row.get("baseline") for name, row in leading.items()},
         "program_size_ratio": report["size"].get("ratio"),
     }
 

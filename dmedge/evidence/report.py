@@ -9,9 +9,9 @@ from dmedge.evidence.report_bench import operators, roofline, sustained
 from dmedge.evidence.report_data import Collection, collect
 from dmedge.evidence.report_details import fidelity, latency, lineage, method
 from dmedge.evidence.report_ledger import ledgers
-from dmedge.evidence.report_robustness import groups, reliability, robustness
+from dmedge.evidence.report_robustness import groups, heads, robustness
 from dmedge.evidence.report_search import searches
-from dmedge.evidence.report_sections import budgets, choices, header, headline, languages, recalls, sizes
+from dmedge.evidence.report_sections import budgets, header, headline, languages, recalls, sizes
 from dmedge.evidence.report_style import STYLE
 
 
@@ -67,8 +67,7 @@ def render(collection: Collection) -> str:
         *(groups(entry) for entry in verified),
         *(recalls(entry) for entry in verified),
         *(robustness(entry) for entry in verified),
-        *(choices(entry) for entry in deciding),
-        *(reliability(entry) for entry in (*verified, *deciding)),
+        *(heads(entry) for entry in (*verified, *deciding)),
         *(latency(entry) for entry in timed),
         *(sustained(entry) for entry in timed),
         *(roofline(entry) for entry in timed),

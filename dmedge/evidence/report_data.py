@@ -30,7 +30,7 @@ class Judged:
 
     @property
     def recalls(self) -> Mapping[str, Any] | None:
-        """The verification, if it says what is found; that of a bundle that decides has `choices` instead."""
+        """The verification, if it says what is found; that of a bundle that decides has heads alone."""
         return self.verify if self.verify and "macro" in self.verify else None
 
     @property

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from dmedge.data.languages import count_languages
+from dmedge.data.readers import FORMATS
+from dmedge.evidence.head_rows import HeadRow, head_rows, heads_of, signed
 from dmedge.evidence.report_data import Collection, Judged
 from dmedge.evidence.report_sections import BUDGET_NAMES, ORDER
 from dmedge.evidence.report_text import CASE_NAMES, bytes_text, figure, interval, milliseconds, percent_interval
@@ -55,6 +57,10 @@ def _bundle(entry: Judged, collection: Collection) -> Iterator[str]:
         yield f"Languages that keep least, of {count_languages(rows)}:\n"
         yield from markdown_table(["language", "recall@10", "baseline", "kept"], _language_rows(rows))
         yield ""
+    if entry.verify and (heads := list(head_rows(heads_of(entry.verify)))):
+        yield "Heads, on the same inputs as the baseline:\n"
+        yield from markdown_table(["head", "figure", "n", "found", "baseline", "change"], _head_rows(heads))
+        yield ""
     if entry.bench:
         yield f"Latency, {_cell(entry.bench['label'])}:\n"
         yield from markdown_table(["program", "p50", "fp32 p50", "of fp32", "interval"], _latency_rows(entry.bench))
@@ -71,8 +77,8 @@ def _lead(entry: Judged) -> str:
     on = f"{data['n_texts']:,} texts and {data['n_images']:,} images of {_cell(data['name'])}"
     where = f"{bytes_text(size['program_bytes'])} of programs{share}, in {entry.verify['runtime']['runtime']}; on {on}."
     if entry.recalls is None:
-        rows = entry.verify["choices"].items()
-        alike = ", ".join(f"{name} {percent_interval(row | {'value': row['agreement']})}" for name, row in rows)
+        rows = heads_of(entry.verify).items()
+        alike = ", ".join(f"{name} {percent_interval(head['agreement'])}" for name, head in rows)
         return f"Decides as its baseline: {alike}. {where}"
     kept = entry.recalls["macro"]["text_to_image"]["retention"]["recall_at_10"]
     return f"Keeps {percent_interval(kept)} of its baseline's recall@10. {where}"
@@ -103,6 +109,13 @@ def _language_rows(languages: Mapping[str, Mapping[str, Any]]) -> list[list[str]
             percent_interval({"value": row["retention_at_10"], "low": row["low"], "high": row["high"]}),
         ]
         for tag, row in worst
+    ]
+
+
+def _head_rows(rows: Sequence[HeadRow]) -> list[list[str]]:
+    return [
+        [row.head, row.figure, f"{row.n:,}", figure(row.artifact), figure(row.baseline), signed(row.change)]
+        for row in rows
     ]
 
 
@@ -145,13 +158,19 @@ def _newest(entry: Judged, collection: Collection) -> list[Manifest]:
     return [found[stage] for stage in ("verify", "bench") if stage in found]
 
 
+def _data_option(name: str) -> str:
+    """What --data takes for an evaluation set of that name, where folders lie under their names."""
+    format, _, rest = name.partition("/")
+    return {"emoji": "emoji", "folder": rest}.get(format, f"{format}:FOLDER" if format in FORMATS else name)
+
+
 def _command(manifest: Manifest, entry: Judged, collection: Collection) -> str:
     """What makes a piece of evidence again, where the artifacts lie under their names; the data by its own name."""
     words = ["dmedge", manifest.stage, entry.name, "--baseline", collection.name_of(manifest.parents["baseline"])]
     for key, (flag, default) in FLAGS.items():
         value = manifest.config.get(key, default)
         if key == "data":
-            value = "emoji" if str(value).startswith("emoji") else str(value).removeprefix("folder/")
+            value = _data_option(str(value))
         if value != default:
             words += [flag] if value is True else [flag, str(value)]
     budget = manifest.config.get("budget")

@@ -32,6 +32,12 @@ BUDGET_NAMES = {
     "choice_agreement": "decisions as those of the baseline",
     "recall_at_10": "recall@10, mean over languages",
     "robustness_drop": "recall@10 lost beyond the baseline under perturbations",
+    "match_auc_drop": "AUC of the match head lost",
+    "class_accuracy_drop": "accuracy of the class head lost",
+    "class_macro_f1_drop": "macro F1 of the class head lost",
+    "label_accuracy_drop": "accuracy of the labels lost",
+    "label_macro_f1_drop": "macro F1 of the labels lost",
+    "vqa_accuracy_drop": "VQA accuracy lost",
     "latency_ratio": "latency over fp32, program that gained least",
 }
 TAG_NAMES = {
@@ -173,27 +179,6 @@ def recalls(entry: Judged) -> str:
         "what of it occurs nowhere in training as a string; unseen emoji were never trained on, as picture or text."
     )
     return section(f"{escape(entry.name)}: both ways", table(names, rows), note=note)
-
-
-def choices(entry: Judged) -> str:
-    """What a bundle decides, beside the baseline."""
-    assert entry.verify is not None
-    rows = [
-        [
-            f"{escape(name)}<small>n {row['n']:,}</small>",
-            f"{figure(row['agreement'])}<small>{interval(row)}</small>",
-            figure(row["accuracy"]),
-            figure(row["baseline_accuracy"]),
-            f"{figure(row['most_common'])}<small>n {row['n_known']:,}</small>",
-        ]
-        for name, row in entry.verify["choices"].items()
-    ]
-    names = ["", "as the baseline", "right", "baseline right", "most common answer"]
-    note = (
-        "The share of pictures, or of pairs with a text, for which the bundle decides as the float checkpoint does, "
-        "with a 95 % interval; and how often each is right where the truth is known."
-    )
-    return section(f"{escape(entry.name)}: what it decides", table(names, rows), note=note)
 
 
 def _baselines(judged: Sequence[Judged]) -> dict[str, Judged]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from dmedge.evidence.head_rows import heads_of
 from dmedge.evidence.report_data import Judged
 
 CASE_NAMES = {
@@ -54,7 +55,7 @@ def lead_text(entry: Judged) -> str:
     verify = entry.verify
     share = f" in {percent(verify['size']['ratio'])} of the fp32 program size" if verify["size"].get("ratio") else ""
     if entry.recalls is None:
-        found = ", ".join(f"{name} {percent_interval(_estimate(row))}" for name, row in verify["choices"].items())
+        found = ", ".join(f"{name} {percent_interval(head['agreement'])}" for name, head in heads_of(verify).items())
         return f"{name} decides as its baseline does{share}: {found}."
     kept = verify["macro"]["text_to_image"]["retention"]["recall_at_10"]
     worst = verify["languages"][verify["worst_language"]]
@@ -66,10 +67,6 @@ def lead_text(entry: Judged) -> str:
         taken = " and ".join(f"{word} takes ×{ratios[case]:.2f}" for case, word in words.items() if case in ratios)
         parts.append(f". On this host (no phone) {taken} of the fp32 time")
     return "".join(parts) + "."
-
-
-def _estimate(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"value": row["agreement"], "low": row["low"], "high": row["high"]}
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

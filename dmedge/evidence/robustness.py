@@ -7,7 +7,7 @@ Source: Hendrycks and Dietterich 2019, arXiv:1903.12261 (five severities, and er
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from dmedge.evidence.perturb_images import IMAGE_PERTURBATIONS, Pixels
 from dmedge.evidence.perturb_texts import TEXT_PERTURBATIONS, switch_code
 from dmedge.evidence.retrieval import Floats, Ints, ranks_of_replaced, text_to_image_ranks
 from dmedge.evidence.strengths import STRENGTHS
-from dmedge.evidence.verdict import BudgetLine, hits_needed, judge
+from dmedge.evidence.verdict import BudgetLine, judge_drop
 
 K = 10
 CODE_SWITCHING = "code_switching"
@@ -128,12 +128,8 @@ class Robustness:
 
 def judge_robustness(robustness: Robustness | None, limit: float) -> BudgetLine:
     """Not enough data where nothing was perturbed, or where too little was found that could have been lost."""
-    if robustness is None:
-        return judge("robustness_drop", limit, None, None, None)
-    line = judge("robustness_drop", limit, *robustness.drop)
-    if line.verdict == "pass" and robustness.clean_hits < hits_needed(1 - limit):
-        return replace(line, verdict="not enough data")
-    return line
+    drop, hits = (robustness.drop, robustness.clean_hits) if robustness else (None, 0)
+    return judge_drop("robustness_drop", limit, drop, hits)
 
 
 def draw_queries(data: EvalSet, config: VerifyConfig) -> Sample:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmedge.evidence.bootstrap import Estimate
+from dmedge.evidence.head_rows import heads_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def standing(name: str, target: str | None, report: Mapping[str, Any]) -> Standi
         worst_kept = report["languages"][worst]["retention_at_10"]
         kept = Estimate(**found["retention"]["recall_at_10"])
     else:
-        kept = _least_agreement(report["choices"])
+        kept = _least_agreement(heads_of(report))
     return Standing(
         name=name,
         digest=report["artifact_sha256"],
@@ -84,6 +85,6 @@ def kept_text(kept: Estimate) -> str:
     return f"{kept.value:.1%} ({100 * kept.low:.1f} to {100 * kept.high:.1f})"
 
 
-def _least_agreement(choices: Mapping[str, Mapping[str, Any]]) -> Estimate:
-    row = min(choices.values(), key=lambda row: row["agreement"])
-    return Estimate(row["agreement"], row["low"], row["high"], n=row["n"], hits=row["n"])
+def _least_agreement(heads: Mapping[str, Mapping[str, Any]]) -> Estimate:
+    head = min(heads.values(), key=lambda head: head["agreement"]["value"])
+    return Estimate(**head["agreement"], n=head["n"], hits=head["n"])

@@ -9,13 +9,16 @@ from dmedge.data.transforms import Preprocess
 from dmedge.evidence.accuracy import TextImageEncoder
 from dmedge.evidence.choices import Pairs, draw_pairs
 from dmedge.evidence.config import VerifyConfig
+from dmedge.evidence.decisions import Logits, compare_pairs, pair_logits
 from dmedge.evidence.fusion import PairEncoder
-from dmedge.evidence.reliability import PAIRS, Logits, Reliability, compare_reliability, pair_logits
+from dmedge.evidence.heads import Head, Sides
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.robustness import NAMES, Robustness, Sample, Searched, draw_queries, search_perturbed
 from dmedge.evidence.strengths import STRENGTHS
 from dmedge.patience import patient_progress
 from dmedge.runtime.encoder import Encoder
+
+PAIRS = 500  # matching ones, and as many that do not match: beside the searches, which take long enough
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +95,8 @@ def compare_robustness(trials: Trials, mine: Answers, theirs: Answers, config: V
 
 def compare_heads(
     trials: Trials, mine: Answers, theirs: Answers, labels: Sequence[str], config: VerifyConfig
-) -> Mapping[str, Reliability] | None:
+) -> Mapping[str, Head] | None:
     """Both sides on the pairs, head by head."""
     if trials.pairs is None or mine.logits is None or theirs.logits is None:
         return None
-    return compare_reliability(mine.logits, theirs.logits, trials.pairs, trials.data, labels, config)
+    return compare_pairs(Sides(mine.logits, theirs.logits), trials.pairs, trials.data, labels, config)

@@ -1,8 +1,8 @@
 """Budgets, and the rule that turns a measured interval into pass, fail or not enough data."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -31,6 +31,12 @@ class Budget:
     choice_agreement: float | None = 0.95  # of the variants prompts and fused: decisions as the baseline's, at least
     recall_at_10: float | None = None  # text to image, mean over languages, of the artifact itself, at least
     robustness_drop: float | None = None  # recall lost under perturbations beyond the baseline's loss, at most
+    match_auc_drop: float | None = None  # AUC of the match head below the baseline's, at most; so the next five
+    class_accuracy_drop: float | None = None  # of the class head
+    class_macro_f1_drop: float | None = None
+    label_accuracy_drop: float | None = None  # of the labels of the variant prompts
+    label_macro_f1_drop: float | None = None
+    vqa_accuracy_drop: float | None = None  # of the answers to questions
     latency_ratio: float | None = None  # of the fp32 bundle for the same target, every program, at most
 
     def __post_init__(self) -> None:
@@ -39,7 +45,15 @@ class Budget:
                 raise ValueError(f"{name} is {limit}; expected a number from 0, or no such line")
 
 
-AT_MOST = frozenset({"program_size_ratio", "parity_error_ratio", "robustness_drop", "latency_ratio"})
+HEAD_DROPS: Mapping[str, tuple[str, str]] = {  # limit -> head and figure that it is of
+    "match_auc_drop": ("match", "auc"),
+    "class_accuracy_drop": ("class", "accuracy"),
+    "class_macro_f1_drop": ("class", "macro_f1"),
+    "label_accuracy_drop": ("label", "accuracy"),
+    "label_macro_f1_drop": ("label", "macro_f1"),
+    "vqa_accuracy_drop": ("answer", "vqa_accuracy"),
+}
+AT_MOST = frozenset({"program_size_ratio", "parity_error_ratio", "robustness_drop", "latency_ratio", *HEAD_DROPS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,20 @@ def judge_retention(name: str, limit: float, estimate: Estimate, *, languages: i
     line = judge(name, limit, estimate.value, estimate.low, estimate.high)
     if line.verdict == "pass" and estimate.hits < hits_needed(limit, languages):
         return BudgetLine(name, limit, estimate.value, estimate.low, estimate.high, "not enough data")
+    return line
+
+
+def judge_drop(name: str, limit: float, drop: Sequence[float] | None, hits: int) -> BudgetLine:
+    """Judge what is lost of a figure, and pass it only if the sample could have shown a loss, as a retention is.
+
+    Args:
+        drop: baseline less artifact, and the ends of its interval; None where it was not measured.
+        hits: what the baseline has right, and could have been lost.
+    """
+    known = [end if math.isfinite(end) else None for end in drop] if drop else [None] * 3
+    line = judge(name, limit, *known)
+    if line.verdict == "pass" and hits < hits_needed(1 - limit):
+        return replace(line, verdict="not enough data")
     return line
 
 

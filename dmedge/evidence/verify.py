@@ -1,7 +1,8 @@
 """The `verify` stage: a bundle on its real runtime against the float checkpoint that it came from.
 
 Where a bundle has one encoder alone, the baseline embeds the other side in torch, as a server would. A bundle
-that decides by itself is judged by its decisions, see `dmedge.evidence.choices`.
+that decides by itself is judged by its decisions, and so is any on questions, which describe no picture and so find
+none: see `dmedge.evidence.decisions`.
 """
 
 import json
@@ -14,29 +15,29 @@ from typing import Any
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
-from dmedge.evidence import choices
 from dmedge.evidence.accuracy import Measurement, TextImageEncoder, measure, work_in
 from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.baseline import RUNS, check_baseline
+from dmedge.evidence.choices import VARIANTS
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import measure_coverage
+from dmedge.evidence.decisions import measure_heads
 from dmedge.evidence.leakage import TrainingCheck, check_calibration, check_training, find_calibration, find_training
 from dmedge.evidence.measured import (
     RANKS,
     REPORT,
     Decided,
     Measured,
-    choices_json,
-    choices_summary,
+    decisions_json,
+    decisions_summary,
     judge_all,
-    judge_choices,
+    judge_decisions,
     report_json,
     summary,
     write_ranks,
 )
 from dmedge.evidence.parity import check_parity
-from dmedge.evidence.reliability import Reliability, measure_reliability
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.trials import compare_heads, compare_robustness, plan_trials, run_baseline_trials, run_trials
 from dmedge.evidence.verdict import Budget
@@ -74,8 +75,8 @@ def verify_bundle(
     if bundle.manifest.kind != "bundle":
         raise ArtifactError(f"{bundle.root}: found a {bundle.manifest.kind}; expected a bundle; run dmedge export")
     check_baseline(bundle, baseline)
-    if variant_of(bundle.manifest) in choices.VARIANTS:
-        return _verify_choices(bundle, baseline, out, data, config, budget, fp32_bundle)
+    if variant_of(bundle.manifest) in VARIANTS or data.answers:
+        return _verify_decisions(bundle, baseline, out, data, config, budget, fp32_bundle)
     with new_artifact(out) as draft:
         measured = _measure(bundle, baseline, data, config, fp32_bundle, measured_baseline)
         lines = judge_all(measured, budget)
@@ -94,7 +95,7 @@ def verify_bundle(
         )
 
 
-def _verify_choices(
+def _verify_decisions(
     bundle: Artifact,
     baseline: Artifact,
     out: Path,
@@ -103,7 +104,7 @@ def _verify_choices(
     budget: Budget,
     fp32_bundle: Artifact | None,
 ) -> Artifact:
-    """As `verify_bundle`, for a variant that decides by itself."""
+    """As `verify_bundle`, for a variant that decides by itself, and for questions."""
     with new_artifact(out) as draft:
         training = _check_training(bundle, baseline, data)
         calibration = find_calibration(bundle)
@@ -115,15 +116,14 @@ def _verify_choices(
                 baseline=baseline,
                 fp32_bundle=fp32_bundle,
                 data=data,
-                choices=choices.compare_choices(encoder, theirs, bundle, data),
-                reliability=_heads(encoder, theirs, data, config),
+                heads=measure_heads(encoder, theirs, bundle, data, config),
                 parity=check_parity(encoder.session, bundle),
                 coverage=measure_coverage(bundle, encoder.facts()[0]["runtime"]),
                 training_checked=training,
                 is_calibration_known=calibration is not None,
                 facts=encoder.facts()[0],
             )
-        report = choices_json(decided, judge_choices(decided, budget))
+        report = decisions_json(decided, judge_decisions(decided, budget), config)
         _write_report(draft.path / REPORT, report)
         digest = report["data"]["sha256"]
         return draft.finish(
@@ -132,18 +132,9 @@ def _verify_choices(
             config=asdict(config) | {"data": data.name, "data_sha256": digest, "budget": asdict(budget)},
             parents=decided.parents,
             languages=bundle.manifest.languages,
-            summary=choices_summary(report),
+            summary=decisions_summary(report),
             target=bundle.manifest.target,
         )
-
-
-def _heads(
-    encoder: Encoder, baseline: Encoder, data: EvalSet, config: VerifyConfig
-) -> Mapping[str, Reliability] | None:
-    """How sure the heads of the variant `fused` are; None of another, whose scores are of labels."""
-    if "fuse_pair" not in encoder.program_names:
-        return None
-    return measure_reliability(encoder, baseline, data, config)
 
 
 def _write_report(path: Path, report: Mapping[str, Any]) -> None:
@@ -195,7 +186,7 @@ def _measure(
         data=data,
         comparison=comparison,
         agreement=agreement(mine, theirs),
-        reliability=compare_heads(trials, my_answers, their_answers, encoder.labels, config),
+        heads=compare_heads(trials, my_answers, their_answers, encoder.labels, config),
         robustness=compare_robustness(trials, my_answers, their_answers, config),
         parity=parity,
         coverage=measure_coverage(bundle, facts["runtime"]),

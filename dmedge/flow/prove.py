@@ -45,12 +45,13 @@ def verify(
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
     check_baseline(bundle, baseline)  # before any work
-    measured = None
-    if variant_of(bundle.manifest) in DECIDING:
-        data = _open_data(config)
-    else:
-        dropped = dropped_languages(bundle, baseline)
-        data, measured = _baseline_side(baseline.root.resolve(), baseline.digest, config, dropped)
+    data, measured = _open_data(config), None
+    dropped = dropped_languages(bundle, baseline)
+    if variant_of(bundle.manifest) not in DECIDING:
+        if data.answers:
+            data = without_languages(data, dropped)
+        else:
+            data, measured = _baseline_side(baseline.root.resolve(), baseline.digest, config, dropped)
     return verify_bundle(
         bundle,
         baseline,
@@ -136,6 +137,7 @@ def _baseline_side(
     return data, measure_baseline(baseline, data, config.threads)
 
 
+@lru_cache(maxsize=1)
 def _open_data(config: VerifyConfig) -> EvalSet:
     return open_evalset(
         config.data,

@@ -31,7 +31,7 @@ Inputs: TypeAlias = Sequence[Array]
 T = TypeVar("T")
 R = TypeVar("R")
 
-PREPROCESS, LABELS = "preprocessor_config.json", "labels.json"
+PREPROCESS, LABELS, ANSWERS = "preprocessor_config.json", "labels.json", "answers.json"
 CHUNK = 512  # items between two steps of the progress display
 
 
@@ -76,7 +76,7 @@ class Encoder:
         is_text, is_image = (takes(artifact, tensor) for tensor in ("ids", "pixels"))
         self._tokenizer = open_tokenizer(artifact, context_length(artifact)) if is_text else None
         self._preprocess = Preprocess.from_json(_read_json(artifact, PREPROCESS)) if is_image else None
-        self.labels: tuple[str, ...] = tuple(_read_json(artifact, LABELS)) if LABELS in artifact.manifest.files else ()
+        self.labels, self.answers = (_read_names(artifact, name) for name in (LABELS, ANSWERS))
         with ExitStack() as stack:
             self._sessions: list[Session] = [
                 stack.enter_context(open_anywhere(artifact, found, device, threads)) for _ in range(copies)
@@ -167,19 +167,30 @@ class Encoder:
             DataError: not as many images as texts, or an array is not uint8 [H, W, 3].
             ArtifactError: the model has no fusion, or the bundle is of a variant without it.
         """
-        if "fuse_pair" not in self.program_names:
-            self._check("fuse")
-        if len(images) != len(texts):
-            raise DataError(f"{len(images)} images and {len(texts)} texts; expected as many of each")
-        width = self._class_count
-        pairs = list(zip(images, texts, strict=True))
-        found = list(self._spread(_chunks(pairs), self._fuse_chunk, "pairs", len(pairs)))
-        match = np.concatenate([np.zeros(0, np.float32), *(match for match, _ in found)])
-        return match, np.concatenate([np.zeros((0, width), np.float32), *(classes for _, classes in found)])
+        match, classes = self._fused(images, texts, ("match", "classes"))
+        return match, classes
+
+    def answer_logits(self, images: Sequence[Picture], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Ask text i about image i.
+
+        Returns:
+            answer logits [N, A]; answers are named by `answers`. A is 0 without an answer head.
+
+        Raises:
+            As `pairs`.
+        """
+        (answers,) = self._fused(images, texts, ("answers",))
+        return answers
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is a fusion with a head that answers questions."""
+        return "answers" in self._fusion_outputs
 
     def fuse(self, patches: Array, tokens: Array, mask: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run the fusion itself, once: match logit [1] and class logits [1, C], C being 0 without a class head."""
-        return self._match_and_classes(self.session.run("fuse", [patches, tokens, mask]))
+        outputs = self.session.run("fuse", [patches, tokens, mask])
+        return self._joined([outputs], "match"), self._joined([outputs], "classes")
 
     def text_inputs(self, text: str) -> list[Array]:
         """Token ids and mask of one string, int32 [1, L] each, as the programs take them."""
@@ -235,10 +246,23 @@ class Encoder:
             rows += [row.astype(np.float32, copy=False) for row in chunk]
         return np.concatenate(rows)
 
-    def _fuse_chunk(self, session: Session, pairs: Sequence[tuple[Picture, str]]) -> tuple[Array, Array]:
+    def _fused(
+        self, images: Sequence[Picture], texts: Sequence[str], names: Sequence[str]
+    ) -> list[NDArray[np.float32]]:
+        """Outputs of the fusion by their names, for image i with text i; [N, 0] of a head that there is not."""
+        if "fuse_pair" not in self.program_names:
+            self._check("fuse")
+        if len(images) != len(texts):
+            raise DataError(f"{len(images)} images and {len(texts)} texts; expected as many of each")
+        pairs = list(zip(images, texts, strict=True))
+        chunks = self._spread(_chunks(pairs), self._fuse_chunk, "pairs", len(pairs))
+        results = [result for chunk in chunks for result in chunk]
+        return [self._joined(results, name) for name in names]
+
+    def _fuse_chunk(self, session: Session, pairs: Sequence[tuple[Picture, str]]) -> Sequence[Sequence[Array]]:
         if "fuse_pair" in self.program_names:
             whole = [[*self._image_inputs(image), *self.text_inputs(text)] for image, text in pairs]
-            return self._join(session.run_many("fuse_pair", whole))
+            return session.run_many("fuse_pair", whole)
         images = {id(image): image for image, _ in pairs}
         texts = {text: self.text_inputs(text) for _, text in pairs}
         image_runs = session.run_many(
@@ -247,24 +271,24 @@ class Encoder:
         text_runs = session.run_many("encode_text", list(texts.values()), outputs=(1,))
         patches = {key: run[0] for key, run in zip(images, image_runs, strict=True)}
         tokens = {text: run[0] for text, run in zip(texts, text_runs, strict=True)}
-        items = [[patches[id(image)], tokens[text], texts[text][1]] for image, text in pairs]
-        return self._join(session.run_many("fuse", items))
-
-    def _join(self, results: Sequence[Sequence[Array]]) -> tuple[Array, Array]:
-        match, classes = zip(*map(self._match_and_classes, results), strict=True)
-        return np.concatenate(match), np.concatenate(classes)
+        return session.run_many("fuse", [[patches[id(image)], tokens[text], texts[text][1]] for image, text in pairs])
 
     @property
-    def _class_count(self) -> int:
+    def _fusion_outputs(self) -> dict[str, tuple[int, int]]:
+        """Name of every output of the fusion -> its place, and its width, 0 for the match logit, which has none."""
         name = "fuse_pair" if "fuse_pair" in self.program_names else "fuse"
-        outputs = {spec.name: spec for spec in find_program(self.session.programs, name).outputs}
-        return int(outputs["classes"].shape[-1]) if "classes" in outputs else 0
+        if name not in self.program_names:
+            return {}
+        outputs = find_program(self.session.programs, name).outputs
+        return {spec.name: (place, int(spec.shape[1]) if spec.shape[1:] else 0) for place, spec in enumerate(outputs)}
 
-    def _match_and_classes(self, outputs: Sequence[Array]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of the outputs of the fusion the first and, where there is a class head, the second."""
-        match = outputs[0].astype(np.float32)
-        classes = outputs[1].astype(np.float32) if self._class_count else np.zeros((len(match), 0), np.float32)
-        return match, classes
+    def _joined(self, results: Sequence[Sequence[Array]], name: str) -> NDArray[np.float32]:
+        """One output of the fusion, of many runs."""
+        place, width = self._fusion_outputs.get(name, (None, 0))
+        shape = (0,) if name == "match" else (0, width)
+        if place is None:
+            return np.zeros((sum(len(result[0]) for result in results), 0), np.float32)
+        return np.concatenate([np.zeros(shape, np.float32), *(result[place].astype(np.float32) for result in results)])
 
     def _spread(
         self, chunks: Sequence[Sequence[T]], run: Callable[[Session, Sequence[T]], R], what: str, total: int
@@ -312,6 +336,11 @@ def takes(artifact: Artifact, tensor: str) -> bool:
 
 def _read_json(artifact: Artifact, name: str) -> Any:
     return json.loads(artifact.file(name).read_text(encoding="utf-8"))
+
+
+def _read_names(artifact: Artifact, name: str) -> tuple[str, ...]:
+    """What the outputs of a head are called; nothing where there is no such file."""
+    return tuple(_read_json(artifact, name)) if name in artifact.manifest.files else ()
 
 
 def context_length(artifact: Artifact) -> int:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.evidence.config import CONFIDENCE, RESAMPLES
-from dmedge.study.task import UNKNOWN, Doubles, Ints, Pairs
+from dmedge.evidence.figures import classification
+from dmedge.study.task import Doubles, Ints, Pairs
 from dmedge.training.validation import average_precision
 
 
@@ -26,24 +27,6 @@ class Figure:
         return {name: getattr(self, name) for name in ("value", "low", "high", "n", "clusters")}
 
 
-def classification(label: Ints, predicted: Ints) -> dict[str, float]:
-    """Accuracy, and precision, recall and F1 as means over the classes that `label` holds.
-
-    A class that was never predicted has a precision of 0.
-    """
-    classes = np.unique(label[label != UNKNOWN])
-    hit = np.array([np.sum((predicted == c) & (label == c)) for c in classes], np.float64)
-    named = np.array([np.sum(predicted == c) for c in classes], np.float64)
-    there = np.array([np.sum(label == c) for c in classes], np.float64)
-    f1 = 2 * hit / (named + there)
-    return {
-        "accuracy": float(np.mean(label == predicted)),
-        "macro_f1": float(f1.mean()),
-        "macro_precision": float((hit / np.maximum(named, 1)).mean()),
-        "macro_recall": float((hit / there).mean()),
-    }
-
-
 def figures_of(pairs: Pairs, logits: NDArray[np.float32]) -> dict[str, Any]:
     """What is asked of [N, C] logits for pairs of one, several or the most given class; accuracy first.
 
@@ -54,7 +37,7 @@ def figures_of(pairs: Pairs, logits: NDArray[np.float32]) -> dict[str, Any]:
     if pairs.kind == "several":
         truth = pairs.targets(np.arange(len(pairs)), logits.shape[1]).numpy() > 0
         return accuracy | several_classes(truth, logits)
-    return classification(pairs.label, predicted) | accuracy
+    return classification(pairs.label, predicted).whole(len(predicted)) | accuracy
 
 
 def several_classes(truth: NDArray[np.bool_], logits: NDArray[np.float32]) -> dict[str, Any]:
