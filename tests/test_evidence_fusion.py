@@ -55,6 +55,13 @@ def test_an_oracle_is_right_with_either_modality(data: EvalSet) -> None:
     assert found["match_auc"] == {"random_negatives": 1.0, "same_subgroup_negatives": 1.0}
 
 
+def test_a_head_of_other_classes_is_judged_by_its_matches_alone(data: EvalSet) -> None:
+    other = Oracle(data)
+    other.labels = tuple("abcdefghi")
+    found = evaluate_fusion(other, data, pairs=300)
+    assert found["match_auc"]["random_negatives"] == 1 and "class_accuracy" not in found
+
+
 def test_a_constant_knows_nothing(data: EvalSet) -> None:
     found = evaluate_fusion(Constant(data), data, pairs=300)
     assert found["match_auc"] == {"random_negatives": 0.5, "same_subgroup_negatives": 0.5}

@@ -121,6 +121,8 @@ def test_questions_about_one_picture_are_one_cluster(asked: Path) -> None:
     assert (len(both.texts), len(both.clusters)) == (2 * QUESTIONS, QUESTIONS)
     assert both.text_image.tolist() == [row // 2 for row in range(2 * QUESTIONS)]
     assert format_of(str(asked)) == format_of(f"vqa:{asked}") == "vqa"
+    with pytest.raises(DataError, match="no such folder, and no data format 'vga'; did you mean 'vqa'"):
+        open_evalset("vga:somewhere", style="")
     assert format_of("emoji") is format_of(str(asked / "val2014")) is None
 
 

@@ -91,20 +91,24 @@ def _print_table(found: dict[str, Any]) -> None:
     )
     click.echo(f"means over {count_languages(found['languages'])}; the last {len(worst)} rows are the weakest of them")
     if "fusion" in found:
-        accuracy, area = found["fusion"]["class_accuracy"], found["fusion"]["match_auc"]
+        _print_fusion(found["fusion"])
+
+
+def _print_fusion(found: dict[str, Any]) -> None:
+    area = found["match_auc"]
+    if "class_accuracy" in found:
+        accuracy = found["class_accuracy"]
         click.echo(
-            f"group of {found['fusion']['n']:,} pairs: image and text {accuracy['image_and_text']:.3f}, "
+            f"group of {found['n']:,} pairs: image and text {accuracy['image_and_text']:.3f}, "
             f"image alone {accuracy['image']:.3f}, text alone {accuracy['text']:.3f}, "
-            f"most common group {found['fusion']['most_common_class']:.3f}"
+            f"most common group {found['most_common_class']:.3f}"
         )
-        means = {
-            name: found["fusion"][f"class_macro_{name}"]["image_and_text"] for name in ("f1", "precision", "recall")
-        }
+        means = {name: found[f"class_macro_{name}"]["image_and_text"] for name in ("f1", "precision", "recall")}
         click.echo(
             f"means over groups, image and text: F1 {means['f1']:.3f}, precision {means['precision']:.3f}, "
             f"recall {means['recall']:.3f}"
         )
-        click.echo(
-            f"match AUC: random negatives {area['random_negatives']:.3f}, "
-            f"same subgroup {area['same_subgroup_negatives']:.3f}"
-        )
+    click.echo(
+        f"match AUC: random negatives {area['random_negatives']:.3f}, "
+        f"same subgroup {area['same_subgroup_negatives']:.3f}"
+    )

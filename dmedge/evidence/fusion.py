@@ -4,14 +4,14 @@ The classes are the nine groups of the embedded emoji; a missing picture is a wh
 missing text an empty one, which is how the fusion was trained to go without.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmedge.data.evalset import EvalSet
-from dmedge.evidence.choices import emoji_of, true_classes
+from dmedge.evidence.choices import UNKNOWN, emoji_of, true_classes
 from dmedge.evidence.figures import area_under_curve, classification
 
 PAIRS = 2000
@@ -39,7 +39,8 @@ def evaluate_fusion(encoder: PairEncoder, data: EvalSet, *, pairs: int = PAIRS, 
 
     Returns:
         figures of the class for "image_and_text", "image" and "text", with n and the share of the most
-        common class; match AUC against random pictures and against pictures of the same subgroup.
+        common class, if the model has a head for these classes; match AUC against random pictures and against
+        pictures of the same subgroup.
     """
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(data.texts))[:pairs]
@@ -55,16 +56,26 @@ def evaluate_fusion(encoder: PairEncoder, data: EvalSet, *, pairs: int = PAIRS, 
     _, text_only = encoder.pairs([blank] * len(rows), texts)
     strangers = (image + rng.integers(1, len(shown), size=len(image))) % len(shown)
     siblings = _siblings(image, np.array([emoji.subgroup for emoji in shown]), rng)
-    logits = {"image_and_text": both, "image": image_only, "text": text_only}
-    classes = {name: classification(label, found.argmax(1)).whole(len(label)) for name, found in logits.items()}
     return {
         "n": len(rows),
-        **{f"class_{key}": {name: row[key] for name, row in classes.items()} for key in CLASS_FIGURES},
-        "most_common_class": float(np.bincount(label).max() / len(label)),
+        **_class_figures({"image_and_text": both, "image": image_only, "text": text_only}, label),
         "match_auc": {
             name: _auc(match, encoder.pairs([data.images[i] for i in negatives], texts)[0])
             for name, negatives in (("random_negatives", strangers), ("same_subgroup_negatives", siblings))
         },
+    }
+
+
+def _class_figures(logits: Mapping[str, NDArray[np.float32]], label: NDArray[np.int64]) -> dict[str, Any]:
+    """Of each [N, C] logits, where the model has a head for classes of the data."""
+    known = label != UNKNOWN
+    if not known.any():
+        return {}
+    told = {name: found[known].argmax(1) for name, found in logits.items()}
+    rows = {name: classification(label[known], classes).whole(int(known.sum())) for name, classes in told.items()}
+    return {
+        **{f"class_{key}": {name: row[key] for name, row in rows.items()} for key in CLASS_FIGURES},
+        "most_common_class": float(np.bincount(label[known]).max() / known.sum()),
     }
 
 

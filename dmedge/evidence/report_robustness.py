@@ -98,9 +98,10 @@ def heads(entry: Judged) -> str:
 
 def _agreement_cells(name: str, head: Mapping[str, Any]) -> list[str]:
     alike, common = head["agreement"], head.get("most_common")
+    drawn = f"; {head['clusters']:,} emoji or pictures" if "clusters" in head else ""
     return [
         escape(HEADS.get(name, name)),
-        f"{head['n']:,}<small>truth known of {head['n_known']:,}</small>",
+        f"{head['n']:,}<small>truth known of {head['n_known']:,}{drawn}</small>",
         "unknown" if alike["value"] is None else f"{figure(alike['value'])}<small>{interval(alike)}</small>",
         f"right {figure(common)}" if common is not None else "unknown",
     ]

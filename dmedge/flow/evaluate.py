@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from dmedge.artifact import Artifact
+from dmedge.config import near_match
 from dmedge.data.evalset import EvalSet, EvalSplit, dataset_evalset, emoji_evalset, folder_evalset
 from dmedge.data.questions import QUESTIONS, question_evalset
 from dmedge.data.readers import FORMATS, read_dataset
 from dmedge.data.records import DatasetConfig
-from dmedge.errors import ArtifactError
+from dmedge.errors import ArtifactError, DataError
 from dmedge.variants import DESCRIPTIONS, variant_of
 
 EMOJI = "emoji"
@@ -41,6 +42,7 @@ def open_evalset(
     if data == EMOJI:
         found = emoji_evalset(style=style, split=split)
     elif (format := format_of(data)) is None:
+        _check_place(data)
         found = folder_evalset(Path(data))
     else:
         settings = DatasetConfig(path=data.removeprefix(f"{format}:"), split=TEST_SPLITS.get(format, "train"))
@@ -59,6 +61,12 @@ def format_of(data: str) -> str | None:
     if colon and name in FORMATS and not Path(data).exists():
         return name
     return "vqa" if any(Path(data).glob(VQA_FILES)) else None
+
+
+def _check_place(data: str) -> None:
+    name, colon, _ = data.partition(":")
+    if colon and not Path(data).exists():
+        raise DataError(f"{data}: no such folder, and no data format {name!r}{near_match(name, list(FORMATS))}")
 
 
 def check_both_encoders(artifact: Artifact) -> None:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PREPROCESS, LABELS, ANSWERS = "preprocessor_config.json", "labels.json", "answers.json"
-CHUNK = 512  # items between two steps of the progress display
+CHUNK = 512  # items between two steps of the progress display, at most
 
 
 class Encoder:
@@ -242,7 +242,7 @@ class Encoder:
             return [row for (row,) in session.run_many(program, [prepare(item) for item in chunk], outputs=(0,))]
 
         rows = [np.zeros((0, width), np.float32)]
-        for chunk in self._spread(_chunks(items), run, what, len(items)):
+        for chunk in self._spread(self._chunks(items), run, what, len(items)):
             rows += [row.astype(np.float32, copy=False) for row in chunk]
         return np.concatenate(rows)
 
@@ -255,7 +255,7 @@ class Encoder:
         if len(images) != len(texts):
             raise DataError(f"{len(images)} images and {len(texts)} texts; expected as many of each")
         pairs = list(zip(images, texts, strict=True))
-        chunks = self._spread(_chunks(pairs), self._fuse_chunk, "pairs", len(pairs))
+        chunks = self._spread(self._chunks(pairs), self._fuse_chunk, "pairs", len(pairs))
         results = [result for chunk in chunks for result in chunk]
         return [self._joined(results, name) for name in names]
 
@@ -289,6 +289,11 @@ class Encoder:
         if place is None:
             return np.zeros((sum(len(result[0]) for result in results), 0), np.float32)
         return np.concatenate([np.zeros(shape, np.float32), *(result[place].astype(np.float32) for result in results)])
+
+    def _chunks(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """Parts that keep all sessions busy, and none so large that the display stands still."""
+        size = max(1, min(CHUNK, -(-len(items) // len(self._sessions))))
+        return [items[start : start + size] for start in range(0, len(items), size)]
 
     def _spread(
         self, chunks: Sequence[Sequence[T]], run: Callable[[Session, Sequence[T]], R], what: str, total: int
@@ -355,7 +360,3 @@ def context_length(artifact: Artifact) -> int:
     if not isinstance(found, int):
         raise ArtifactError(f"{artifact.root}: names no context_length; expected one in its summary; export it again")
     return found
-
-
-def _chunks(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
