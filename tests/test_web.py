@@ -98,7 +98,7 @@ class RoundedInGroups(nn.Module):
         self.weight, self.bias = linear.codes * linear.scale.repeat_interleave(GROUP, 1), linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = x.unflatten(-1, (-1, GROUP))
+        groups = x.reshape(*x.shape[:-1], -1, GROUP)
         step = groups.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
         return F.linear(((groups / step).round() * step).flatten(-2), self.weight, self.bias)
 
