@@ -93,29 +93,24 @@ def cached_teacher(path: Path) -> CachedTeacher:
     """
     try:
         with safe_open(path, framework="pt") as stored:
-            names = set(stored.keys())
-            wanted = {kind: (f"{kind}_ids", f"{kind}_embeddings") for kind in KINDS}
-            found = {
-                kind: tuple(stored.get_tensor(name) for name in pair)
-                for kind, pair in wanted.items()
-                if names & set(pair)
-                if _is_whole(path, pair, names)
-            }
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # it is no mapping
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: {error}; expected a file that dmedge embed wrote") from error
-    if not found:
-        raise DataError(f"{path}: has no embeddings; expected {' and '.join(wanted['text'])}, or of pictures")
-    return CachedTeacher(path, {kind: _rows(path, kind, *pair) for kind, pair in found.items()})
+    rows = {kind: found for kind in KINDS if (found := _rows(path, kind, tensors)) is not None}
+    if not rows:
+        raise DataError(f"{path}: has no embeddings; expected text_ids and text_embeddings, or of pictures")
+    return CachedTeacher(path, rows)
 
 
-def _is_whole(path: Path, pair: tuple[str, str], names: set[str]) -> bool:
-    missing = set(pair) - names
+def _rows(path: Path, kind: str, tensors: Mapping[str, Tensor]) -> Rows | None:
+    """The embeddings of one kind; None where the file has neither of both tensors."""
+    pair = (f"{kind}_ids", f"{kind}_embeddings")
+    missing = [name for name in pair if name not in tensors]
+    if len(missing) == len(pair):
+        return None
     if missing:
-        raise DataError(f"{path}: has no {missing.pop()}; expected {' with '.join(pair)}")
-    return True
-
-
-def _rows(path: Path, kind: str, ids: Tensor, embeddings: Tensor) -> Rows:
+        raise DataError(f"{path}: has no {missing[0]}; expected {' with '.join(pair)}")
+    ids, embeddings = (tensors[name] for name in pair)
     if ids.dtype != torch.uint64 or ids.dim() != 1 or embeddings.dim() != 2 or not embeddings.is_floating_point():
         raise DataError(
             f"{path}: {kind}_ids is {ids.dtype} {list(ids.shape)}, {kind}_embeddings {embeddings.dtype} "

@@ -99,9 +99,8 @@ def _write(table: Mapping[str, Any], path: Path) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
     sync(path.parent)
 
 

@@ -8,8 +8,6 @@ from dmedge.cli.common import json_option, print_json
 from dmedge.cli.info import format_bytes
 from dmedge.errors import DataError
 
-SENTENCE_ENCODER = "universal-sentence-encoder"
-
 
 @click.command()
 @click.argument("teacher")
@@ -34,6 +32,7 @@ def embed(teacher: str, data: str, out: Path | None, as_json: bool) -> None:
         raise click.UsageError(f"--out is {out.name}; expected a name that ends in {SUFFIX}")
     if out.exists():
         raise DataError(f"{out}: exists already; expected a new file; choose another --out or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)  # before the long part
     arrays = embed_data(*open_embedder(teacher), data)
     write_embeddings(out, arrays, teacher)
     facts = {name.removesuffix("_ids"): len(ids) for name, ids in arrays.items() if name.endswith("_ids")}
