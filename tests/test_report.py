@@ -14,9 +14,11 @@ import pytest
 
 from dmedge.artifact import Artifact
 from dmedge.errors import ArtifactError
-from dmedge.evidence.charts import FAMILIES, family_of, log_ticks, ticks
+from dmedge.evidence.floors import floor_words
+from dmedge.evidence.language_chart import FAMILIES, family_of
 from dmedge.evidence.report import render, write_report
 from dmedge.evidence.report_data import Judged, collect
+from dmedge.evidence.svg import log_ticks, ticks
 from tests.proven_bundles import (
     LANGUAGES,
     bench_evidence,
@@ -85,6 +87,48 @@ def test_every_language_and_the_host_label_are_shown(page: str, verify_evidence:
         assert f"{row['name']} ({tag})" in page
     assert "host figure, not a phone" in page
     assert "chance" in page
+
+
+def test_every_head_is_shown_in_every_language_with_its_floor(verify_evidence: Artifact) -> None:
+    collection = collect(verify_evidence.root)
+    (entry,) = collection.judged
+    assert entry.verify is not None
+    head = entry.verify["heads"]["match"]
+    assert tuple(head["languages"]) == tuple(sorted(LANGUAGES))
+    page = render(collection)
+    chart = page[page.index("match of picture and text, accuracy, ") :]
+    chart = chart[: chart.index("</section>")]
+    for row in head["languages"].values():
+        assert f"accuracy {row['accuracy']['artifact']:.4f}, baseline {row['accuracy']['baseline']:.4f}" in chart
+    assert chart.count('class="label end worst"') == 1 and 'class="floor"' not in chart
+    limit = {"name": "worst_match_accuracy_drop", "limit": 0.05, "verdict": "pass"}
+    lines = [*entry.verify["budgets"], limit | dict.fromkeys(("value", "low", "high"), 0.0)]
+    limited = replace(entry, verify={**entry.verify, "budgets": lines})
+    floors = render(replace(collection, judged=[limited])).count('class="floor"') - page.count('class="floor"')
+    assert floors == len(LANGUAGES)
+
+
+def test_languages_under_the_floor_are_named(verify_evidence: Artifact) -> None:
+    collection = collect(verify_evidence.root)
+    (entry,) = collection.judged
+    assert entry.verify is not None
+    rows = {
+        tag: {**row, "retention_at_10": kept, "low": kept - 0.02, "high": kept + 0.02}
+        for kept, (tag, row) in zip(
+            (0.9, 0.94, *[0.99] * len(LANGUAGES)), entry.verify["languages"].items(), strict=False
+        )
+    }
+    first, second = (f"{row['name']} ({tag})" for tag, row in list(rows.items())[:2])
+    report = {**entry.verify, "languages": rows}
+    words = floor_words(report)
+    assert words == (
+        f"2 of {len(rows)} languages keep less than 0.95 of their baseline's recall@10, 1 of them beyond doubt: "
+        f"{first} 0.900, {second} 0.940"
+    )
+    assert words in render(replace(collection, judged=[replace(entry, verify=report)])).replace("&#x27;", "'")
+    kept = {tag: {**row, "retention_at_10": 1.0} for tag, row in rows.items()}
+    assert floor_words({**report, "languages": kept}).startswith("no language keeps less than 0.95")
+    assert floor_words({**report, "budgets": []}) == ""
 
 
 def test_every_perturbation_has_a_chart_that_can_be_heard(page: str, verify_evidence: Artifact) -> None:

@@ -31,6 +31,7 @@ from dmedge.evidence.heads import Sides, label_head
 from dmedge.evidence.parity import check_parity
 from dmedge.evidence.report import render
 from dmedge.evidence.report_data import collect
+from dmedge.evidence.verdict import Budget
 from dmedge.export.bundle import ExportConfig, export_bundle
 from dmedge.export.costs import read_costs
 from dmedge.export.prompts import Prompt, read_prompts
@@ -251,7 +252,7 @@ def test_labels_that_are_emoji_have_a_truth(make: Make, tmp_path: Path) -> None:
     (tmp_path / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
     bundle = Artifact(tmp_path, make("prompts").manifest)
     assert true_labels(Fake.labels, shown).tolist() == [0, 1, UNKNOWN]
-    found = measure_heads(fake, fake, bundle, shown, VerifyConfig(resamples=100))["label"]
+    found = measure_heads(fake, fake, bundle, shown, VerifyConfig(resamples=100), Budget())["label"]
     assert (found.n, found.n_known) == (3, 2)
     assert found.agreement.value == pytest.approx(2 / 3)
     assert {(row.artifact, row.baseline) for row in found.figures.values()} == {(1.0, 1.0)}

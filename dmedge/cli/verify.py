@@ -41,6 +41,15 @@ junit_option = click.option(
 @click.option("--data", default="emoji", show_default=True, help=DATA_HELP)
 @click.option("--style", default="twemoji", show_default=True, help="Art style of the emoji.")
 @click.option("--max-per-language", type=click.IntRange(1), metavar="N", help="At most N texts per language.")
+@click.option(
+    "--pairs",
+    "pairs_per_language",
+    type=click.IntRange(1),
+    metavar="N",
+    default=50,
+    show_default=True,
+    help="Texts per language that heads decide on, more if a limit needs it.",
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
 @runtime_option
 @click.option("--robustness", is_flag=True, help="Perturb pictures and texts as well; takes minutes more.")
@@ -151,6 +160,8 @@ def _print_decisions(report: dict[str, Any]) -> None:
 
 
 def _print_recall(report: dict[str, Any]) -> None:
+    from dmedge.evidence.floors import floor_words
+
     data, macro = report["data"], report["macro"]["text_to_image"]
     worst = report["worst_language"]
     row = report["languages"][worst]
@@ -166,6 +177,8 @@ def _print_recall(report: dict[str, Any]) -> None:
         f"worst language {worst} ({row['name']}): recall@10 {row['recall_at_10']:.4f}, "
         f"baseline {row['baseline_recall_at_10']:.4f}"
     )
+    if words := floor_words(report):
+        click.echo(words)
     _print_likeness(report)
 
 

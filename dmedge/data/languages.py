@@ -221,6 +221,14 @@ def script_of(tag: str) -> str:
     return _language(tag).script
 
 
+def describe(tag: str) -> Language:
+    """Name and script of a language as far as they are known, else its tag and no script."""
+    try:
+        return _language(tag)
+    except DataError:
+        return Language(tag, "")
+
+
 def count_languages(tags: Iterable[str]) -> str:
     """How many languages, and how many locales where one language comes in several."""
     locales = set(tags)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from dmedge.evidence.charts import _line, _mark, _svg, _text, log_ticks, ticks
+from dmedge.evidence.svg import caption, log_ticks, mark, stroke, svg, ticks
 
 NAME_LETTERS = 34
 LETTER = 7.0  # width of one, about
@@ -22,12 +22,12 @@ def operator_chart(operators: Sequence[Mapping[str, Any]], program: str) -> str:
         said = f"{_microseconds(operator['us'])}, {100 * operator['share']:.0f} %, {operator['kind']}"
         parts.append(
             f"<g><title>{escape(operator['name'])}: {escape(said)}, {operator['calls']:g} calls a run</title>"
-            + _text(left - 8, y + 12, _short(operator["name"]), "label end")
+            + caption(left - 8, y + 12, _short(operator["name"]), "label end")
             + f'<rect class="family0" x="{left:.1f}" y="{y + 3:.1f}" rx="2" width="{max(1.0, end):.1f}" '
-            f'height="{row - 6:.0f}"/>' + _text(left + end + 6, y + 12, said, "tick") + "</g>"
+            f'height="{row - 6:.0f}"/>' + caption(left + end + 6, y + 12, said, "tick") + "</g>"
         )
     heard = "; ".join(f"{operator['name']} {100 * operator['share']:.0f} %" for operator in operators)
-    return _svg(width, top + row * len(operators) + 4, parts, f"Hottest operators of {program}: {heard}")
+    return svg(width, top + row * len(operators) + 4, parts, f"Hottest operators of {program}: {heard}")
 
 
 def roofline_chart(peaks: Mapping[str, Any], programs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -46,22 +46,22 @@ def roofline_chart(peaks: Mapping[str, Any], programs: Mapping[str, Mapping[str,
     up = [row["macs_per_s"] / 1e9 for _, _, row in points] + [*roofs.values()]
     x = _LogScale(min(across, default=1.0) / 2, max(across, default=10.0) * 2, left, width - right)
     y = _LogScale(min(up) / 2, max(up) * 1.5, height - bottom, top)
-    parts = [_line(left, y(tick), width - right, y(tick), "grid") for tick in y.ticks]
-    parts += [_text(left - 8, y(tick) + 4, f"{tick:g}", "tick end") for tick in y.ticks]
-    parts += [_text(x(tick), height - bottom + 18, f"{tick:g}", "tick middle") for tick in x.ticks]
-    parts.append(_text((left + width - right) / 2, height - 6, "multiply-accumulates per byte", "axis middle"))
-    parts.append(_text(4, 12, "GMAC/s", "axis"))
+    parts = [stroke(left, y(tick), width - right, y(tick), "grid") for tick in y.ticks]
+    parts += [caption(left - 8, y(tick) + 4, f"{tick:g}", "tick end") for tick in y.ticks]
+    parts += [caption(x(tick), height - bottom + 18, f"{tick:g}", "tick middle") for tick in x.ticks]
+    parts.append(caption((left + width - right) / 2, height - 6, "multiply-accumulates per byte", "axis middle"))
+    parts.append(caption(4, 12, "GMAC/s", "axis"))
     for kind, roof in roofs.items():
         parts += _roof(x, y, (kind, roof), slope)
     for side, name, row in points:
         place = x(row["macs_per_byte"]), y(row["macs_per_s"] / 1e9)
         words = f"{name}, {side}: {row['macs_per_byte']:.3g} MACs per byte, {row['macs_per_s'] / 1e9:.3g} GMAC/s"
         shade = "artifact" if side == "artifact" else "baseline"
-        parts.append(f"<g><title>{escape(words)}</title>{_mark(*place, shade)}</g>")
+        parts.append(f"<g><title>{escape(words)}</title>{mark(*place, shade)}</g>")
         parts.append(_beside(place, name, shade, width - right))
     heard = [f"{name} of {side} at {100 * row['of_roof']:.0f} % of its roof" for side, name, row in points]
     heard = [f"peak {kind} {roof:.3g} GMAC/s" for kind, roof in roofs.items()] + heard
-    return _svg(width, height, parts, f"Roofline: {'; '.join(heard)}")
+    return svg(width, height, parts, f"Roofline: {'; '.join(heard)}")
 
 
 def sustained_chart(sustained: Mapping[str, Any]) -> str:
@@ -80,21 +80,21 @@ def sustained_chart(sustained: Mapping[str, Any]) -> str:
         return floor - milliseconds / end * (floor - top)
 
     unit, per = ("minutes", 60.0) if last >= 120 else ("seconds", 1.0)
-    parts = [_line(left, y(tick), width - right, y(tick), "grid") for tick in ticks(end)]
-    parts += [_text(left - 8, y(tick) + 4, f"{tick:g}", "tick end") for tick in ticks(end)]
-    parts += [_text(x(tick * per), floor + 18, f"{tick:g}", "tick middle") for tick in ticks(last / per)]
-    parts.append(_text((left + width - right) / 2, height - 6, unit, "axis middle"))
-    parts.append(_text(4, 12, "median, ms", "axis"))
-    parts.append(_line(left, y(limit), width - right, y(limit), "chance"))
-    parts.append(_text(width - right + 8, y(limit) + 4, f"throttled {limit:.3g}", "tick"))
+    parts = [stroke(left, y(tick), width - right, y(tick), "grid") for tick in ticks(end)]
+    parts += [caption(left - 8, y(tick) + 4, f"{tick:g}", "tick end") for tick in ticks(end)]
+    parts += [caption(x(tick * per), floor + 18, f"{tick:g}", "tick middle") for tick in ticks(last / per)]
+    parts.append(caption((left + width - right) / 2, height - 6, unit, "axis middle"))
+    parts.append(caption(4, 12, "median, ms", "axis"))
+    parts.append(stroke(left, y(limit), width - right, y(limit), "chance"))
+    parts.append(caption(width - right + 8, y(limit) + 4, f"throttled {limit:.3g}", "tick"))
     points = [(x(row["start_s"] + row["elapsed_s"] / 2), y(row["median_ms"])) for row in rows]
     parts.append(f'<path class="curve artifact" d="M{"L".join(f"{a:.1f} {b:.1f}" for a, b in points)}"/>')
     parts += [
-        f"<g><title>{_window_words(row)}</title>{_mark(*point, 'artifact')}</g>"
+        f"<g><title>{_window_words(row)}</title>{mark(*point, 'artifact')}</g>"
         for row, point in zip(rows, points, strict=True)
     ]
     heard = "; ".join(map(_window_words, rows))
-    return _svg(width, height, parts, f"{sustained['case']} without a pause, {found['verdict']}: {heard}")
+    return svg(width, height, parts, f"{sustained['case']} without a pause, {found['verdict']}: {heard}")
 
 
 def _window_words(row: Mapping[str, Any]) -> str:
@@ -106,8 +106,8 @@ def _window_words(row: Mapping[str, Any]) -> str:
 def _beside(place: tuple[float, float], name: str, shade: str, end: float) -> str:
     """A name to the right of its mark, or to the left where it would run over `end`."""
     if place[0] + 9 + LETTER * len(name) < end:
-        return _text(place[0] + 9, place[1] + (4 if shade == "artifact" else -6), name, f"tick {shade}")
-    return _text(place[0] - 9, place[1] + (16 if shade == "artifact" else -6), name, f"tick end {shade}")
+        return caption(place[0] + 9, place[1] + (4 if shade == "artifact" else -6), name, f"tick {shade}")
+    return caption(place[0] - 9, place[1] + (16 if shade == "artifact" else -6), name, f"tick end {shade}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +130,11 @@ def _roof(x: _LogScale, y: _LogScale, named: tuple[str, float], slope: float | N
     kind, roof = named
     shade = "roof" if kind == "float32" else "roof dashed"
     start = max(x.low, roof / slope) if slope else x.low
-    parts = [_line(x(start), y(roof), x.end, y(roof), shade)]
-    parts.append(_text(x.end + 8, y(roof) + 4, f"{kind} {roof:.3g}", "label"))
+    parts = [stroke(x(start), y(roof), x.end, y(roof), shade)]
+    parts.append(caption(x.end + 8, y(roof) + 4, f"{kind} {roof:.3g}", "label"))
     if slope and start > x.low:
         foot = max(x.low, y.low / slope)
-        parts.append(_line(x(foot), y(foot * slope), x(start), y(roof), shade))
+        parts.append(stroke(x(foot), y(foot * slope), x(start), y(roof), shade))
     return parts
 
 

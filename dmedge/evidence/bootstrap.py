@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from dmedge.evidence.bands import half_widths
 from dmedge.evidence.config import CONFIDENCE, RESAMPLES
 from dmedge.evidence.retrieval import Ints
 
@@ -88,18 +89,10 @@ def bootstrap_retention(
 ) -> Retention:
     """Retention over all languages and in each, with intervals.
 
-    The macro interval takes percentiles of the draws. The language intervals are a sup-t band:
-    the draws give the quantile of the greatest standardised deviation over all languages, and
-    every interval is that many standard deviations wide. So all of them hold together with
-    `confidence`, whatever the dependence between languages, and so does the one of the worst
+    The macro interval takes percentiles of the draws. The language intervals are a sup-t band (see
+    `half_widths`): all of them hold together with `confidence`, and so does the one of the worst
     language, which runs from the least lower to the least upper end. A separate interval for each
     of 100 languages would miss the truth in about five, and the worst of them is where one looks.
-
-    Sources: Montiel Olea and Plagborg-Møller 2019, J. Appl. Econometrics 34:1 (sup-t bands from
-    bootstrap draws); Westfall and Young 1993 (max-T). Half of each variance is the one pooled over
-    languages, because a language that by luck lost nothing would else get no width at all; in
-    simulation the family held 97 to 100 % at nominal 95 %, where its own variance alone held 84 %
-    in the hardest case.
 
     A language whose baseline finds nothing, in the data or in a draw, has no ratio: its figures
     are None.
@@ -199,17 +192,8 @@ def _mean(recalls: Doubles) -> Doubles:
 
 def _band(values: Doubles, draws: Doubles, hits: NDArray[np.float32], confidence: float) -> tuple[Doubles, Doubles]:
     """Ends of the simultaneous intervals of [L] values; NaN for languages without a ratio."""
-    known = np.isfinite(values) & np.isfinite(draws).all(axis=0)
-    low, high = np.full_like(values, np.nan), np.full_like(values, np.nan)
-    if known.any():
-        variance = draws[:, known].var(axis=0, ddof=1)
-        pooled = np.mean(variance * hits[known]) / hits[known]
-        deviation = np.sqrt((variance + pooled) / 2)
-        standard = np.where(deviation > 0, deviation, 1.0)  # no language lost or gained anything
-        greatest = np.abs((draws[:, known] - values[known]) / standard).max(axis=1)
-        width = np.quantile(greatest, confidence) * deviation
-        low[known], high[known] = np.maximum(values[known] - width, 0.0), values[known] + width
-    return low, high
+    width = half_widths(values, draws, confidence, hits)
+    return np.maximum(values - width, 0.0), values + width
 
 
 def _percentiles(draws: Doubles, confidence: float) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Charts as inline SVG: no script, no font, no request; colours come from the page's variables."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -8,16 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Scripts by family, since nobody tells thirty colours apart; the order is that of the colours.
-FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "Latin": ("Latn",),
-    "Cyrillic": ("Cyrl",),
-    "Arabic": ("Arab",),
-    "Indic": ("Deva", "Beng", "Gujr", "Guru", "Knda", "Mlym", "Orya", "Sinh", "Taml", "Telu"),
-    "East Asian": ("Hans", "Hant", "Jpan", "Kore"),
-    "Southeast Asian": ("Khmr", "Laoo", "Mymr", "Thai"),
-    "other scripts": (),
-}
+from dmedge.evidence.language_chart import FAMILIES
+from dmedge.evidence.svg import caption, log_ticks, mark, stroke, svg, ticks
+
 BINS = 90
 
 
@@ -31,20 +24,6 @@ class Point:
     low: float | None
     high: float | None
     is_baseline: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One language in the language chart."""
-
-    tag: str
-    name: str
-    script: str
-    recall: float
-    baseline: float
-    kept: str  # retention and interval in words
-    detail: str  # shown on hover
-    is_worst: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +48,6 @@ class Node:
     parents: tuple[str, ...]  # digests
 
 
-def family_of(script: str) -> int:
-    """Index into FAMILIES."""
-    for index, scripts in enumerate(FAMILIES.values()):
-        if script in scripts:
-            return index
-    return len(FAMILIES) - 1
-
-
 def size_chart(points: Sequence[Point], chance: float) -> str:
     """Program size against recall at 10; whiskers are intervals."""
     width, height, left, bottom, top, right = 640.0, 320.0, 56.0, 44.0, 16.0, 130.0
@@ -89,16 +60,16 @@ def size_chart(points: Sequence[Point], chance: float) -> str:
     def y(recall: float) -> float:
         return height - bottom - recall / y_end * (height - top - bottom)
 
-    parts = [_line(left, y(tick), width - right, y(tick), "grid") for tick in ticks(y_end)]
-    parts += [_text(left - 8, y(tick) + 4, f"{tick:g}", "tick end") for tick in ticks(y_end)]
-    parts += [_text(x(tick), height - bottom + 18, f"{tick:g}", "tick middle") for tick in ticks(x_end)]
-    parts.append(_line(left, y(chance), width - right, y(chance), "chance"))
-    parts.append(_text(width - right + 8, y(chance) + 4, f"chance {chance:.4f}", "tick"))
-    parts.append(_text((left + width - right) / 2, height - 6, "programs, MB", "axis middle"))
-    parts.append(_text(14, top - 4, "recall@10, text to image", "axis"))
+    parts = [stroke(left, y(tick), width - right, y(tick), "grid") for tick in ticks(y_end)]
+    parts += [caption(left - 8, y(tick) + 4, f"{tick:g}", "tick end") for tick in ticks(y_end)]
+    parts += [caption(x(tick), height - bottom + 18, f"{tick:g}", "tick middle") for tick in ticks(x_end)]
+    parts.append(stroke(left, y(chance), width - right, y(chance), "chance"))
+    parts.append(caption(width - right + 8, y(chance) + 4, f"chance {chance:.4f}", "tick"))
+    parts.append(caption((left + width - right) / 2, height - 6, "programs, MB", "axis middle"))
+    parts.append(caption(14, top - 4, "recall@10, text to image", "axis"))
     for is_baseline in (True, False):
         parts += _labelled_dots([point for point in points if point.is_baseline == is_baseline], x, y)
-    return _svg(width, height, parts, "Program size against recall at 10")
+    return svg(width, height, parts, "Program size against recall at 10")
 
 
 def _labelled_dots(points: Sequence[Point], x: Callable[[float], float], y: Callable[[float], float]) -> list[str]:
@@ -107,12 +78,12 @@ def _labelled_dots(points: Sequence[Point], x: Callable[[float], float], y: Call
     for point in sorted(points, key=lambda point: -point.megabytes):
         shade, left, middle = "baseline" if point.is_baseline else "artifact", x(point.megabytes), y(point.recall)
         row = max(middle + 26, row + 15)
-        parts.append(_line(left, middle, left, row - 4, "grid"))
+        parts.append(stroke(left, middle, left, row - 4, "grid"))
         if point.low is not None and point.high is not None:
-            parts.append(_line(left, y(point.low), left, y(point.high), f"whisker {shade}"))
+            parts.append(stroke(left, y(point.low), left, y(point.high), f"whisker {shade}"))
         title = escape(f"{point.name}: {point.megabytes:.2f} MB, recall@10 {point.recall:.4f}")
         dot = f'<circle class="dot {shade}" cx="{left:.1f}" cy="{middle:.1f}" r="4.5"><title>{title}</title></circle>'
-        parts += [dot, _text(left + 5, row, point.name, "label")]
+        parts += [dot, caption(left + 5, row, point.name, "label")]
     return parts
 
 
@@ -126,37 +97,13 @@ def interval_chart(line: Mapping[str, Any]) -> str:
     def x(value: float) -> float:
         return 8 + (value - start) / (end - start) * 164
 
-    parts = [_line(4, 12, 176, 12, "grid")]
+    parts = [stroke(4, 12, 176, 12, "grid")]
     if line["low"] is not None and line["high"] is not None:
-        parts.append(_line(x(line["low"]), 12, x(line["high"]), 12, f"span {shade}"))
+        parts.append(stroke(x(line["low"]), 12, x(line["high"]), 12, f"span {shade}"))
     if line["value"] is not None:
         parts.append(f'<circle class="value {shade}" cx="{x(line["value"]):.1f}" cy="12" r="4"/>')
-    parts.append(_line(x(line["limit"]), 3, x(line["limit"]), 21, "limit"))
-    return _svg(180, 24, parts, f"limit {line['limit']:g}, found {line['value']}")
-
-
-def language_chart(bars: Sequence[Bar], end: float) -> str:
-    """One bar per language, with a tick where the baseline stands; 0 to `end`."""
-    row, left, width, right, top = 17.0, 194.0, 566.0, 154.0, 20.0
-    span = width - left - right
-    height = top + row * len(bars) + 4
-    parts = [_line(left + tick / end * span, top - 4, left + tick / end * span, height, "grid") for tick in ticks(end)]
-    parts += [_text(left + tick / end * span, top - 8, f"{tick:g}", "tick middle") for tick in ticks(end)]
-    for index, bar in enumerate(bars):
-        y = top + row * index
-        name = bar.name if len(bar.name) <= 23 else f"{bar.name[:22]}…"
-        mark = left + bar.baseline / end * span
-        parts.append(
-            f'<g class="row"><title>{escape(bar.detail)}</title>'
-            f'<rect class="hit" x="0" y="{y:.1f}" width="{width:.0f}" height="{row:.0f}"/>'
-            + _text(left - 8, y + 12, f"{name}  {bar.tag}", "label end" + (" worst" if bar.is_worst else ""))
-            + f'<rect class="family{family_of(bar.script)}" x="{left:.1f}" y="{y + 3:.1f}" rx="2" '
-            f'width="{max(1.0, bar.recall / end * span):.1f}" height="{row - 6:.0f}"/>'
-            + _line(mark, y + 1, mark, y + row - 1, "mark")
-            + _text(width - right + 8, y + 12, bar.kept, "tick" + (" worst" if bar.is_worst else ""))
-            + "</g>"
-        )
-    return _svg(width, height, parts, f"Recall at 10 of {len(bars)} languages")
+    parts.append(stroke(x(line["limit"]), 3, x(line["limit"]), 21, "limit"))
+    return svg(180, 24, parts, f"limit {line['limit']:g}, found {line['value']}")
 
 
 def sensitivity_chart(errors: Mapping[str, float], kept: Set[str], scheme: str, kept_as: str) -> str:
@@ -166,16 +113,14 @@ def sensitivity_chart(errors: Mapping[str, float], kept: Set[str], scheme: str, 
     parts = []
     for index, (group, error) in enumerate(errors.items()):
         y, shade = top + row * index, " worst" if group in kept else ""
-        parts.append(_text(left - 8, y + 12, group, f"label end{shade}"))
+        parts.append(caption(left - 8, y + 12, group, f"label end{shade}"))
         parts.append(
             f'<rect class="family{0 if group in kept else len(FAMILIES) - 1}" x="{left:.1f}" y="{y + 3:.1f}" rx="2" '
             f'width="{max(1.0, error / longest * (width - left - right)):.1f}" height="{row - 6:.0f}"/>'
         )
         words = f"{error:.2e}" + (f", {kept_as}" if group in kept else "")
-        parts.append(_text(left + error / longest * (width - left - right) + 6, y + 12, words, f"tick{shade}"))
-    return _svg(
-        width, top + row * len(errors) + 4, parts, f"Sensitivity of {len(errors)} groups of modules to {scheme}"
-    )
+        parts.append(caption(left + error / longest * (width - left - right) + 6, y + 12, words, f"tick{shade}"))
+    return svg(width, top + row * len(errors) + 4, parts, f"Sensitivity of {len(errors)} groups of modules to {scheme}")
 
 
 def latency_chart(artifact_ms: NDArray[np.float64], fp32_ms: NDArray[np.float64]) -> str:
@@ -189,21 +134,21 @@ def latency_chart(artifact_ms: NDArray[np.float64], fp32_ms: NDArray[np.float64]
     def x(milliseconds: float) -> float:
         return 8 + float(np.log(milliseconds / low) / np.log(high / low)) * (width - 16)
 
-    parts = [_line(8, height - bottom, width - 8, height - bottom, "grid")]
-    parts += [_text(x(tick), height - bottom + 16, f"{tick:g}", "tick middle") for tick in log_ticks(low, high)]
-    parts.append(_text(width - 8, height - 4, "ms, logarithmic", "tick end"))
+    parts = [stroke(8, height - bottom, width - 8, height - bottom, "grid")]
+    parts += [caption(x(tick), height - bottom + 16, f"{tick:g}", "tick middle") for tick in log_ticks(low, high)]
+    parts.append(caption(width - 8, height - 4, "ms, logarithmic", "tick end"))
     densities = {side: _density(samples, edges) for side, samples in sides.items()}
     tallest = max(float(density.max()) for density in densities.values())
     for side, samples in sides.items():
         corners = [x(centre) for centre in np.sqrt(edges[:-1] * edges[1:]).tolist()]
         parts.append(_area(densities[side] / tallest, corners, height - bottom, height - bottom - top, side))
         median = float(np.median(samples))
-        parts.append(_line(x(median), top - 6, x(median), height - bottom, f"median {side}"))
+        parts.append(stroke(x(median), top - 6, x(median), height - bottom, f"median {side}"))
         words = "this bundle" if side == "artifact" else "fp32"
         parts.append(
-            _text(x(median) + 4, top - (14 if side == "artifact" else 0), f"{words} {median:.3g}", f"tick {side}")
+            caption(x(median) + 4, top - (14 if side == "artifact" else 0), f"{words} {median:.3g}", f"tick {side}")
         )
-    return _svg(width, height, parts, "Distribution of latency")
+    return svg(width, height, parts, "Distribution of latency")
 
 
 def curve_chart(curve: Curve, end: float) -> str:
@@ -219,30 +164,24 @@ def curve_chart(curve: Curve, end: float) -> str:
     def y(recall: float) -> float:
         return height - bottom - min(max(recall, 0.0), end) / end * (height - top - bottom)
 
-    parts = [_line(left, y(tick), width - right, y(tick), "grid") for tick in ticks(end)]
-    parts += [_text(left - 6, y(tick) + 4, f"{tick:g}", "tick end") for tick in ticks(end)]
+    parts = [stroke(left, y(tick), width - right, y(tick), "grid") for tick in ticks(end)]
+    parts += [caption(left - 6, y(tick) + 4, f"{tick:g}", "tick end") for tick in ticks(end)]
     parts += [
-        _text(x(step), height - bottom + 16, f"{step}" if step else "clean", "tick middle") for step in curve.strengths
+        caption(x(step), height - bottom + 16, f"{step}" if step else "clean", "tick middle")
+        for step in curve.strengths
     ]
     for step, theirs, (low, high) in zip(curve.strengths, curve.baseline, curve.apart, strict=True):
-        parts.append(_line(x(step), y(theirs + low), x(step), y(theirs + high), "whisker artifact"))
+        parts.append(stroke(x(step), y(theirs + low), x(step), y(theirs + high), "whisker artifact"))
     for side, values in (("baseline", curve.baseline), ("artifact", curve.artifact)):
         points = [(x(step), y(value)) for step, value in zip(curve.strengths, values, strict=True)]
         path = "L".join(f"{across:.1f} {down:.1f}" for across, down in points)
         parts.append(f'<path class="curve {side}" d="M{path}"/>')
-        parts += [_mark(across, down, side) for across, down in points]
+        parts += [mark(across, down, side) for across, down in points]
     words = "; ".join(
         f"{'clean' if step == 0 else f'strength {step}'}: {mine:.3f}, baseline {theirs:.3f}"
         for step, mine, theirs in zip(curve.strengths, curve.artifact, curve.baseline, strict=True)
     )
-    return _svg(width, height, parts, f"Recall at 10 under {curve.name}. {words}")
-
-
-def _mark(x: float, y: float, side: str) -> str:
-    """A dot, or a square that still shows around a dot at the same place."""
-    if side == "artifact":
-        return f'<circle class="dot artifact" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
-    return f'<rect class="dot baseline" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
+    return svg(width, height, parts, f"Recall at 10 under {curve.name}. {words}")
 
 
 def lineage_chart(nodes: Sequence[Node]) -> str:
@@ -272,27 +211,9 @@ def lineage_chart(nodes: Sequence[Node]) -> str:
     for node in nodes:
         x, y = place[node.digest]
         parts.append(f'<rect class="node {node.kind}" x="{x:.1f}" y="{y:.1f}" width="{box}" height="{tall}" rx="8"/>')
-        parts.append(_text(x + 12, y + 20, node.name, "label strong"))
-        parts.append(_text(x + 12, y + 37, node.caption, "tick"))
-    return _svg(16 + len(columns) * (box + gap_x) - gap_x + 16, height, parts, "Lineage")
-
-
-def ticks(end: float) -> list[float]:
-    """Round numbers from 0 to `end`, four to eight of them."""
-    step = 10.0 ** np.floor(np.log10(end))
-    for share in (1.0, 0.5, 0.25, 0.2, 0.1):
-        if end / (step * share) >= 4:
-            step *= share
-            break
-    return [round(float(value), 10) for value in np.arange(0, end + step * 1e-6, step)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between two positive numbers; powers alone if those are many."""
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    found = [round(digit * 10.0**power, 12) for power in powers for digit in (1, 2, 5)]
-    found = [tick for tick in found if low <= tick <= high]
-    return found if len(found) <= 10 else [tick for tick in found if f"{tick:e}".startswith("1.")]
+        parts.append(caption(x + 12, y + 20, node.name, "label strong"))
+        parts.append(caption(x + 12, y + 37, node.caption, "tick"))
+    return svg(16 + len(columns) * (box + gap_x) - gap_x + 16, height, parts, "Lineage")
 
 
 def _depths(nodes: Sequence[Node]) -> dict[str, int]:
@@ -315,18 +236,3 @@ def _area(density: NDArray[np.float64], corners: Sequence[float], floor: float, 
     outline = [f"L{x:.1f} {floor - share * tall:.1f}" for x, share in zip(corners, density.tolist(), strict=True)]
     path = f"M{corners[0]:.1f} {floor:.1f}{''.join(outline)}L{corners[-1]:.1f} {floor:.1f}Z"
     return f'<path class="area {shade}" d="{path}"/>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, shade: str) -> str:
-    return f'<line class="{shade}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, text: str, shade: str) -> str:
-    return f'<text class="{shade}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
-
-
-def _svg(width: float, height: float, parts: Iterable[str], label: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}" '
-        f'style="max-width:{width * 1.25:.0f}px">{"".join(parts)}</svg>'
-    )

@@ -18,7 +18,6 @@ from dmedge.runtime.encoder import Encoder
 
 VARIANTS = ("fused", "prompts")
 PROMPTS = "prompts.json"
-PAIRS = 1000  # matching ones, and as many that do not match
 UNKNOWN = -1
 _Z = 1.959964  # of a normal distribution, for 95 %
 
@@ -60,20 +59,35 @@ class Pairs(NamedTuple):
     image: Ints  # [2N] index of the picture
     own: Ints  # [2N] index of the picture that the text belongs to
     texts: list[str]  # 2N
+    languages: list[str]  # 2N, of the texts
     is_own: Ints  # [2N] 1 where picture and text are of one cluster
 
 
-def draw_pairs(data: EvalSet, count: int = PAIRS, seed: int = 0) -> Pairs:
-    """At most `count` texts, drawn from all, each with its own picture and with another."""
+def draw_pairs(data: EvalSet, count: int, seed: int = 0) -> Pairs:
+    """At most `count` texts, as many of every language as there are, each with its own picture and with another."""
     rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(data.texts))[:count]
+    rows = _in_turns(rng.permutation(len(data.texts)), data.languages)[:count]
     own = data.text_image[rows]
     strangers = (own + rng.integers(1, max(2, len(data.images)), size=len(own))) % len(data.images)
     image, twice = np.concatenate([own, strangers]), np.tile(own, 2)
     clusters = np.array(data.clusters)
     return Pairs(
-        image, twice, [data.texts[row] for row in rows] * 2, (clusters[image] == clusters[twice]).astype(np.int64)
+        image,
+        twice,
+        [data.texts[row] for row in rows] * 2,
+        [data.languages[row] for row in rows] * 2,
+        (clusters[image] == clusters[twice]).astype(np.int64),
     )
+
+
+def _in_turns(rows: Ints, languages: Sequence[str]) -> Ints:
+    """[T] `rows` in another order: the first text of every language, then the second, as far as each has any."""
+    code = np.unique(np.array(languages, dtype=np.str_), return_inverse=True)[1][rows]
+    by_language = np.argsort(code, kind="stable")
+    starts = np.searchsorted(code[by_language], code)
+    turn = np.empty(len(rows), np.int64)
+    turn[by_language] = np.arange(len(rows)) - starts[by_language]
+    return rows[np.argsort(turn, kind="stable")]
 
 
 def true_classes(labels: Sequence[str], data: EvalSet) -> Ints:

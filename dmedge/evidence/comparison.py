@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dmedge.data.languages import LANGUAGES
+from dmedge.data.languages import describe
 from dmedge.evidence.accuracy import DIRECTIONS, AccuracyReport, Direction
 from dmedge.evidence.bootstrap import Bools, Estimate, Retention, bootstrap_retention, hit_table
 from dmedge.evidence.config import CONFIDENCE, RESAMPLES
@@ -85,7 +85,7 @@ class Comparison:
         """One row per language; `low` and `high` are simultaneous over all languages."""
         rows = {direction: self._language_rows(direction) for direction in DIRECTIONS}
         return {
-            tag: _naming(tag) | row | {"image_to_text": rows["image_to_text"][tag]}
+            tag: describe(tag)._asdict() | row | {"image_to_text": rows["image_to_text"][tag]}
             for tag, row in rows["text_to_image"].items()
         }
 
@@ -108,8 +108,3 @@ def _language_json(artifact: Score, baseline: Score, estimate: Estimate) -> dict
     }
     kept = {"retention_at_10": estimate.value, "low": estimate.low, "high": estimate.high}
     return artifact.to_json() | theirs | kept
-
-
-def _naming(tag: str) -> dict[str, str]:
-    language = LANGUAGES.get(tag)
-    return {"name": language.name, "script": language.script} if language else {"name": tag, "script": ""}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dmedge.data.emoji import TEST_STYLE
 
 RESAMPLES = 2000
+PAIRS_PER_LANGUAGE = 50
 CONFIDENCE = 0.95
 MOST_MINUTES = 240
 ROUNDS = 50  # at two turns a round, 100 samples per side at least: enough for p90
@@ -30,10 +31,12 @@ class VerifyConfig:
     seed: int = 0
     robustness: bool = False  # search with noisy pictures and misspelt texts as well: minutes more
     robustness_texts: int = 400  # that are perturbed, of all languages alike
+    pairs_per_language: int = PAIRS_PER_LANGUAGE  # texts that heads decide on, each with its own and a strange picture
 
     def __post_init__(self) -> None:
-        if self.robustness_texts < 1:
-            raise ValueError(f"robustness_texts {self.robustness_texts}; expected 1 or more")
+        for name in ("robustness_texts", "pairs_per_language"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}; expected 1 or more")
         if min(self.threads, self.workers, self.max_per_language or 1) < 1 or self.max_per_language == 0:
             raise ValueError(
                 f"threads {self.threads}, workers {self.workers}, max_per_language {self.max_per_language}; "

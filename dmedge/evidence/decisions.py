@@ -10,7 +10,6 @@ from dmedge.artifact import Artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
 from dmedge.evidence.choices import (
-    PAIRS,
     PROMPTS,
     Pairs,
     draw_pairs,
@@ -23,6 +22,7 @@ from dmedge.evidence.fusion import PairEncoder
 from dmedge.evidence.heads import (
     VQA,
     Head,
+    Inputs,
     Sides,
     answer_head,
     answer_scores,
@@ -32,12 +32,14 @@ from dmedge.evidence.heads import (
 )
 from dmedge.evidence.paired import mean_interval
 from dmedge.evidence.retrieval import Floats, Ints
+from dmedge.evidence.verdict import Budget, pairs_needed
 from dmedge.patience import patient_progress
 from dmedge.runtime.encoder import Encoder
 from dmedge.variants import variant_of
 
 IN_MEMORY = (tuple, list)  # of pictures; others are opened when they are asked for
 PART = 64  # of these, held at once
+PAIRS = 500  # matching ones at least, and as many that do not match; more where there are many languages
 
 
 class Logits(NamedTuple):
@@ -48,7 +50,12 @@ class Logits(NamedTuple):
 
 
 def measure_heads(
-    bundle: Encoder, baseline: Encoder, artifact: Artifact, data: EvalSet, config: VerifyConfig
+    bundle: Encoder,
+    baseline: Encoder,
+    artifact: Artifact,
+    data: EvalSet,
+    config: VerifyConfig,
+    budget: Budget,
 ) -> dict[str, Head]:
     """Both sides head by head: "answer" of questions, "label" of pictures, or "match" and "class" of pairs.
 
@@ -57,6 +64,7 @@ def measure_heads(
         baseline: the float checkpoint.
         artifact: the bundle, whose variant is one of those that decide, or which answers the questions of `data`.
         data: questions with answers; or pictures, and texts to pair with them.
+        budget: whose limits say how many pairs it takes.
 
     Raises:
         ArtifactError: the data asks questions, and the bundle has no answers.
@@ -65,28 +73,37 @@ def measure_heads(
         return {"answer": _answers(bundle, baseline, artifact, data, config)}
     if variant_of(artifact.manifest) == "prompts":
         return {"label": _labels(bundle, baseline, artifact, data, config)}
-    drawn = draw_pairs(data, PAIRS, config.seed)
+    drawn = draw_pairs(data, pairs_for(data, config, budget), config.seed)
     logits = Sides(*(pair_logits(side, data, drawn) for side in (bundle, baseline)))
     return compare_pairs(logits, drawn, data, bundle.labels, config)
 
 
+def pairs_for(data: EvalSet, config: VerifyConfig, budget: Budget) -> int:
+    """How many texts a fusion decides on: as many of every language as are asked for, or as a limit needs."""
+    languages = len(set(data.languages))
+    return max(PAIRS, languages * max(config.pairs_per_language, pairs_needed(budget, languages)))
+
+
 def pair_logits(encoder: PairEncoder, data: EvalSet, drawn: Pairs) -> Logits:
-    """What one side says of the pairs that were drawn."""
-    parts = [encoder.pairs(pictures, texts) for pictures, texts in _in_parts(data, drawn.image, drawn.texts)]
-    return Logits(*map(np.concatenate, zip(*parts, strict=True)))
+    """What one side says of the pairs that were drawn; picture by picture, so that each is encoded few times."""
+    order = np.argsort(drawn.image, kind="stable")
+    texts = [drawn.texts[row] for row in order.tolist()]
+    parts = [encoder.pairs(*part) for part in _in_parts(data, drawn.image[order], texts)]
+    back = np.argsort(order)
+    return Logits(*(np.concatenate(column)[back] for column in zip(*parts, strict=True)))
 
 
 def compare_pairs(
     logits: Sides[Logits], drawn: Pairs, data: EvalSet, labels: Sequence[str], config: VerifyConfig
 ) -> dict[str, Head]:
     """The match head on all pairs and, if there is one, the class head on pictures with their own texts."""
-    own = clusters_of(data)[drawn.own]
-    found = {"match": match_head(Sides(*(side.match for side in logits)), drawn.is_own, own, config)}
+    inputs = Inputs(clusters_of(data)[drawn.own], drawn.languages)
+    found = {"match": match_head(Sides(*(side.match for side in logits)), drawn.is_own, inputs, config)}
     if logits.artifact.classes.shape[1]:
         half = len(drawn.own) // 2
         truth = true_classes(labels, data)[drawn.own[:half]]
         classes = Sides(*(side.classes[:half] for side in logits))
-        found["class"] = class_head(classes, truth, own[:half], config)
+        found["class"] = class_head(classes, truth, Inputs(inputs.cluster[:half], inputs.languages[:half]), config)
     return found
 
 
@@ -134,8 +151,8 @@ def _answers(bundle: Encoder, baseline: Encoder, artifact: Artifact, data: EvalS
             "expected the same answers; name the checkpoint that it was made from with --baseline"
         )
     logits = Sides(answer_logits(bundle, data, artifact.name), answer_logits(baseline, data, "the baseline"))
-    cluster = clusters_of(data)[data.text_image]
-    return answer_head(logits, bundle.answers, data.answers, data.languages, cluster, config)
+    inputs = Inputs(clusters_of(data)[data.text_image], data.languages)
+    return answer_head(logits, bundle.answers, data.answers, inputs, config)
 
 
 def check_answers(encoder: Encoder, artifact: Artifact, data: EvalSet) -> None:

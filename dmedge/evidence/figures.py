@@ -4,7 +4,7 @@ A figure reads [R, Q] weights, how often each of R draws holds each of Q inputs;
 So what is shown and its interval cannot come from different formulas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,17 +31,26 @@ class Figures:
         return dict(zip(self.names, self.of(np.ones((1, count)))[0].tolist(), strict=True))
 
 
-def mean_of(name: str, values: NDArray[np.generic], among: Bools | None = None) -> Figures:
-    """Mean of [Q] values, or of those of the inputs `among` alone: NaN in a draw that holds none."""
-    counts = np.ones(len(values)) if among is None else among.astype(np.float64)
-    column = counts * np.asarray(values, np.float64)
+def joined(figures: Sequence[Figures]) -> Figures:
+    """All of several figures of the same inputs."""
+    names = tuple(name for part in figures for name in part.names)
+    return Figures(names, lambda weights: np.concatenate([part.of(weights) for part in figures], axis=1))
 
-    def mean(weights: Doubles) -> Doubles:
-        with np.errstate(invalid="ignore"):
-            found: Doubles = (weights @ column) / (weights @ counts)
-        return found[:, None]
 
-    return Figures((name,), mean)
+def of_rows(rows: Ints, figures: Figures) -> Figures:
+    """Figures of the inputs `rows` alone, in draws of all inputs: NaN in a draw that holds none of them."""
+
+    def found(weights: Doubles) -> Doubles:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return figures.of(weights[:, rows])
+
+    return Figures(figures.names, found)
+
+
+def mean_of(name: str, values: NDArray[np.generic]) -> Figures:
+    """Mean of [Q] values."""
+    column = np.asarray(values, np.float64)
+    return Figures((name,), lambda weights: ((weights @ column) / weights.sum(1))[:, None])
 
 
 def classification(truth: Ints, predicted: Ints) -> Figures:
@@ -83,13 +92,16 @@ def area_under_curve(scores: NDArray[np.floating], is_positive: Bools) -> Figure
     Source: Mann and Whitney 1947, the U statistic over n * m.
     """
     order = np.argsort(scores, kind="stable")
-    ties = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])  # where each group of equal scores begins
+    groups = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])  # where each group of equal scores begins
+    has_ties = len(groups) < len(order)
     sign = is_positive[order].astype(np.float64)
 
     def area(weights: Doubles) -> Doubles:
         ordered = weights[:, order]
-        positive = np.add.reduceat(ordered * sign, ties, axis=1)
-        negative = np.add.reduceat(ordered, ties, axis=1) - positive
+        positive, either = ordered * sign, ordered
+        if has_ties:
+            positive, either = (np.add.reduceat(column, groups, axis=1) for column in (positive, either))
+        negative = either - positive
         below = np.cumsum(negative, axis=1) - negative / 2
         with np.errstate(invalid="ignore"):
             found: Doubles = (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dmedge.data.languages import describe
 from dmedge.evidence.heads import VQA
 
 HEADS = {
@@ -62,13 +63,34 @@ def heads_of(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def head_rows(heads: Mapping[str, Mapping[str, Any]]) -> Iterator[HeadRow]:
-    """Every figure of every head, and of the answers in every language."""
+    """Every figure of every head, and the first of them in the language that loses most."""
     for name, head in heads.items():
         for key, row in head["figures"].items():
             yield HeadRow(name, FIGURES.get(key, key), head["n_known"], row["artifact"], row["baseline"], row["change"])
-        for tag, row in head.get("languages", {}).items():
-            of = row[VQA]
-            yield HeadRow(name, f"{FIGURES[VQA]}, {tag}", row["n"], of["artifact"], of["baseline"], of["change"])
+        if head.get("languages"):
+            key, tag = leading_figure(head), worst_language(head)
+            row = head["languages"][tag]
+            words = f"{FIGURES[key]}, worst language: {describe(tag).name}"
+            yield HeadRow(name, words, row["n"], row[key]["artifact"], row[key]["baseline"], row[key]["change"])
+
+
+def leading_figure(head: Mapping[str, Any]) -> str:
+    """The figure that a head is known by: the first that is measured in every language."""
+    figures: Mapping[str, Any] = head["figures"]
+    return next(key for key in figures if all(key in row for row in head["languages"].values()))
+
+
+def worst_language(head: Mapping[str, Any]) -> str:
+    """Tag of the language that loses most of that figure; of equal ones that whose interval reaches lowest."""
+    key = leading_figure(head)
+    rows: Mapping[str, Mapping[str, Any]] = head["languages"]
+
+    def lost(tag: str) -> tuple[float, float]:
+        change = rows[tag][key]["change"]
+        low = change["low"]
+        return change["value"], change["value"] if low is None else low
+
+    return min(rows, key=lost)
 
 
 def signed(change: Mapping[str, float | None]) -> str:

@@ -3,8 +3,8 @@
 A head is "match" or "class" of a fusion, "answer" of one that answers questions, or "label" of the variant `prompts`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,14 +12,17 @@ import numpy as np
 from dmedge.evidence.choices import UNKNOWN, wilson
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.figures import (
+    Bools,
     Doubles,
     Figures,
     area_under_curve,
     calibration,
     classification,
+    joined,
     mean_of,
+    of_rows,
 )
-from dmedge.evidence.paired import Interval, Paired, compare_figures
+from dmedge.evidence.paired import Interval, Paired, compare_figures, compare_parts
 from dmedge.evidence.retrieval import Floats, Ints
 
 VQA = "vqa_accuracy"
@@ -34,6 +37,28 @@ class Sides(NamedTuple, Generic[T]):
     baseline: T
 
 
+class Inputs(NamedTuple):
+    """Where N inputs come from."""
+
+    cluster: Ints  # [N] what each belongs to: an emoji, or a picture
+    languages: Sequence[str] = ()  # [N] of their texts; () where they have none
+
+
+@dataclass(frozen=True, slots=True)
+class InLanguage:
+    """One head of both sides on the inputs of one language."""
+
+    n: int  # inputs whose truth is known
+    clusters: int
+    hits: int  # of these inputs the baseline has right
+    figures: Mapping[str, Paired]  # the intervals of one figure hold for all languages together
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts and figures by name."""
+        counts = {"n": self.n, "clusters": self.clusters, "hits": self.hits}
+        return counts | {name: paired.to_json() for name, paired in self.figures.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """One head of both sides on the same inputs."""
@@ -45,7 +70,7 @@ class Head:
     agreement: Interval  # share of the inputs that both decide alike; Wilson, 95 %
     most_common: float | None  # share of the most common truth: what the same answer to everything would reach
     figures: Mapping[str, Paired]  # by name; none where no truth is known
-    languages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of questions in several languages
+    languages: Mapping[str, InLanguage]  # none where there are no texts, or those of one language
 
     def to_json(self) -> dict[str, Any]:
         """Everything by name."""
@@ -53,88 +78,97 @@ class Head:
         return counts | {
             "agreement": self.agreement.to_json(),
             "figures": {name: paired.to_json() for name, paired in self.figures.items()},
-            "languages": {tag: dict(row) for tag, row in self.languages.items()},
+            "languages": {tag: row.to_json() for tag, row in self.languages.items()},
         }
 
 
-def match_head(logits: Sides[Floats], is_own: Ints, cluster: Ints, config: VerifyConfig) -> Head:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decisions:
+    """What both sides decided on N inputs, and how that is judged."""
+
+    told: Sides[Ints]  # [N] each
+    known: Bools  # [N] whether the truth is known
+    right: Doubles  # [N] score of what the baseline decided, 0 to 1
+    most_common: float | None
+    figures: Callable[[Ints], Sides[Figures]]  # of the inputs of some rows
+    confidence: Sides[Figures] | None = None  # of the known inputs, where a head says how sure it is
+
+
+def match_head(logits: Sides[Floats], is_own: Ints, inputs: Inputs, config: VerifyConfig) -> Head:
     """Whether a text is a picture's own: right or wrong, ranked by the logits, and how sure.
 
     Args:
         logits: [N] of each side.
         is_own: [N] 1 where it is.
-        cluster: [N] of the text.
+        inputs: clusters and languages of the texts.
     """
+    is_ranked = 0 < is_own.sum() < len(is_own)  # else there is nothing to rank
+
+    def ranked(logits: Floats, own: Ints) -> Figures:
+        right = mean_of("accuracy", (logits > 0) == own)
+        return joined([right, area_under_curve(logits, own == 1)]) if is_ranked else right
+
     told = Sides(*((side > 0).astype(np.int64) for side in logits))
-    figures = Sides[list[Figures]]([], [])
-    for side, decided, found in zip(logits, told, figures, strict=True):
-        is_right = decided == is_own
-        found.append(mean_of("accuracy", is_right))
-        if 0 < is_own.sum() < len(is_own):  # else there is nothing to rank
-            found.append(area_under_curve(side, is_own == 1))
-        found.append(calibration(_match_confidence(side), is_right))
-    return _head(told, is_own, figures, cluster, config)
+    decided = Decisions(
+        told=told,
+        known=np.ones(len(is_own), bool),
+        right=(told.baseline == is_own).astype(np.float64),
+        most_common=_most_common(is_own),
+        figures=lambda rows: Sides(*(ranked(side[rows], is_own[rows]) for side in logits)),
+        confidence=Sides(*(calibration(_match_confidence(side), (side > 0) == is_own) for side in logits)),
+    )
+    return compare_decisions(decided, inputs, config)
 
 
-def class_head(logits: Sides[Floats], truth: Ints, cluster: Ints, config: VerifyConfig) -> Head:
+def class_head(logits: Sides[Floats], truth: Ints, inputs: Inputs, config: VerifyConfig) -> Head:
     """Which class a pair belongs to.
 
     Args:
         logits: [N, C] of each side.
         truth: [N] classes, UNKNOWN where nobody knows.
-        cluster: [N] of the picture.
+        inputs: clusters of the pictures, languages of the texts.
     """
     known = truth != UNKNOWN
-    told = Sides(*(side.argmax(1) for side in logits))
-    figures = Sides[list[Figures]]([], [])
-    for side, decided, found in zip(logits, told, figures, strict=True):
-        is_right = decided[known] == truth[known]
-        found += [classification(truth[known], decided[known]), calibration(_softmax(side[known]).max(1), is_right)]
-    return _head(told, truth, figures, cluster, config)
+    sure = Sides(*(calibration(_softmax(side[known]).max(1), side[known].argmax(1) == truth[known]) for side in logits))
+    return compare_decisions(_classes(Sides(*(side.argmax(1) for side in logits)), truth, sure), inputs, config)
 
 
 def label_head(told: Sides[Ints], truth: Ints, cluster: Ints, config: VerifyConfig) -> Head:
-    """Which label fits a picture best: no training, hence no probabilities.
+    """Which label fits a picture best: no training, hence no probabilities; no text, hence no language.
 
     Args:
         told: [N] labels by each side.
         truth: [N], UNKNOWN where nobody knows.
         cluster: [N] of the picture.
     """
-    known = truth != UNKNOWN
-    figures = Sides(*([classification(truth[known], side[known])] for side in told))
-    return _head(told, truth, figures, cluster, config)
+    return compare_decisions(_classes(told, truth), Inputs(cluster), config)
 
 
 def answer_head(
     logits: Sides[Floats],
     vocabulary: Sequence[str],
     asked: Sequence[Mapping[str, float]],
-    languages: Sequence[str],
-    cluster: Ints,
+    inputs: Inputs,
     config: VerifyConfig,
 ) -> Head:
-    """What is answered to questions, by the score that people's answers give it; by language if there are several.
+    """What is answered to questions, by the score that people's answers give it.
 
     Args:
         logits: [N, A] of each side.
         vocabulary: A answers to choose from.
         asked: of every question, the score of every answer that people gave.
-        languages: of the questions.
-        cluster: [N] picture that each question is about.
+        inputs: pictures that the questions are about, and their languages.
     """
     told = Sides(*(side.argmax(1) for side in logits))
     scores = Sides(*(answer_scores(side, vocabulary, asked) for side in told))
-    return Head(
-        n=len(asked),
-        n_known=len(asked),
-        clusters=len(np.unique(cluster)),
-        hits=int(scores.baseline.sum()),
-        agreement=_agreement(told),
+    decided = Decisions(
+        told=told,
+        known=np.ones(len(asked), bool),
+        right=scores.baseline,
         most_common=_best_of_all(vocabulary, asked),
-        figures=_compared(Sides(*([mean_of(VQA, side)] for side in scores)), cluster, config),
-        languages=_by_language(scores, languages, cluster, config),
+        figures=lambda rows: Sides(*(mean_of(VQA, side[rows]) for side in scores)),
     )
+    return compare_decisions(decided, inputs, config)
 
 
 def answer_scores(told: Ints, vocabulary: Sequence[str], asked: Sequence[Mapping[str, float]]) -> Doubles:
@@ -149,18 +183,68 @@ def answer_scores(told: Ints, vocabulary: Sequence[str], asked: Sequence[Mapping
     return np.array([scores.get(vocabulary[place], 0.0) for place, scores in pairs], np.float64)
 
 
-def _head(told: Sides[Ints], truth: Ints, figures: Sides[list[Figures]], cluster: Ints, config: VerifyConfig) -> Head:
-    """Count, and compare the figures of the inputs whose truth is known."""
-    known = truth != UNKNOWN
+def compare_decisions(decided: Decisions, inputs: Inputs, config: VerifyConfig) -> Head:
+    """Count, and compare the figures of the inputs whose truth is known, of all and of every language."""
+    rows = np.flatnonzero(decided.known)
+    cluster = inputs.cluster[rows]
     return Head(
-        n=len(truth),
-        n_known=int(known.sum()),
-        clusters=len(np.unique(cluster[known])),
-        hits=int((told.baseline[known] == truth[known]).sum()),
-        agreement=_agreement(told),
-        most_common=float(np.bincount(truth[known]).max() / known.sum()) if known.any() else None,
-        figures=_compared(figures, cluster[known], config) if known.any() else {},
+        n=len(decided.known),
+        n_known=len(rows),
+        clusters=len(np.unique(cluster)),
+        hits=int(decided.right[rows].sum()),
+        agreement=_agreement(decided.told),
+        most_common=decided.most_common,
+        figures=_figures(decided, rows, cluster, config) if len(rows) else {},
+        languages=_by_language(decided, rows, inputs, config) if len(inputs.languages) else {},
     )
+
+
+def _figures(decided: Decisions, rows: Ints, cluster: Ints, config: VerifyConfig) -> dict[str, Paired]:
+    parts = [decided.figures(rows), *([decided.confidence] if decided.confidence else [])]
+    artifact, baseline = zip(*parts, strict=True)
+    return compare_figures(
+        artifact, baseline, cluster, resamples=config.resamples, confidence=config.confidence, seed=config.seed
+    )
+
+
+def _by_language(decided: Decisions, rows: Ints, inputs: Inputs, config: VerifyConfig) -> dict[str, InLanguage]:
+    """The head in every language of the known inputs; nothing of one language alone."""
+    cluster = inputs.cluster[rows]
+    tags, code = np.unique(np.array(inputs.languages, dtype=np.str_)[rows], return_inverse=True)
+    if len(tags) < 2:
+        return {}
+    places = [np.flatnonzero(code == index) for index in range(len(tags))]
+    sizes = np.array([len(among) for among in places], np.float64)
+    parts = [Sides(*(of_rows(among, side) for side in decided.figures(rows[among]))) for among in places]
+    artifact, baseline = zip(*parts, strict=True)
+    found = compare_parts(
+        artifact, baseline, cluster, sizes, resamples=config.resamples, confidence=config.confidence, seed=config.seed
+    )
+    return {
+        str(tag): InLanguage(
+            n=len(among),
+            clusters=len(np.unique(cluster[among])),
+            hits=int(decided.right[rows[among]].sum()),
+            figures=figures,
+        )
+        for tag, among, figures in zip(tags, places, found, strict=True)
+    }
+
+
+def _classes(told: Sides[Ints], truth: Ints, confidence: Sides[Figures] | None = None) -> Decisions:
+    return Decisions(
+        told=told,
+        known=truth != UNKNOWN,
+        right=(told.baseline == truth).astype(np.float64),
+        most_common=_most_common(truth),
+        figures=lambda rows: Sides(*(classification(truth[rows], side[rows]) for side in told)),
+        confidence=confidence,
+    )
+
+
+def _most_common(truth: Ints) -> float | None:
+    known = truth[truth != UNKNOWN]
+    return float(np.bincount(known).max() / len(known)) if len(known) else None
 
 
 def _best_of_all(vocabulary: Sequence[str], asked: Sequence[Mapping[str, float]]) -> float:
@@ -173,36 +257,6 @@ def _best_of_all(vocabulary: Sequence[str], asked: Sequence[Mapping[str, float]]
 
 def _agreement(told: Sides[Ints]) -> Interval:
     return Interval(*wilson(int((told.artifact == told.baseline).sum()), len(told.artifact)))
-
-
-def _compared(
-    figures: Sides[list[Figures]], cluster: Ints, config: VerifyConfig, *, are_simultaneous: bool = False
-) -> dict[str, Paired]:
-    return compare_figures(
-        figures.artifact,
-        figures.baseline,
-        cluster,
-        resamples=config.resamples,
-        confidence=config.confidence,
-        seed=config.seed,
-        are_simultaneous=are_simultaneous,
-    )
-
-
-def _by_language(
-    scores: Sides[Doubles], languages: Sequence[str], cluster: Ints, config: VerifyConfig
-) -> dict[str, dict[str, Any]]:
-    """Accuracy of the answers in every language; the intervals hold together. Nothing of one language alone."""
-    tags, code = np.unique(np.array(languages, dtype=np.str_), return_inverse=True)
-    if len(tags) < 2:
-        return {}
-    rows = {str(tag): code == place for place, tag in enumerate(tags)}
-    sides = Sides(*([mean_of(tag, side, among) for tag, among in rows.items()] for side in scores))
-    found = _compared(sides, cluster, config, are_simultaneous=True)
-    return {
-        tag: {"n": int(among.sum()), "clusters": len(np.unique(cluster[among])), VQA: found[tag].to_json()}
-        for tag, among in rows.items()
-    }
 
 
 def _match_confidence(logits: Floats) -> Doubles:

@@ -18,10 +18,12 @@ from dmedge.evidence.coverage import Coverage
 from dmedge.evidence.groups import groups_json
 from dmedge.evidence.heads import Head
 from dmedge.evidence.leakage import TrainingCheck, data_digest
+from dmedge.evidence.paired import worst_drop
 from dmedge.evidence.parity import ParityReport
 from dmedge.evidence.robustness import Robustness, judge_robustness
 from dmedge.evidence.verdict import (
     HEAD_DROPS,
+    WORST_DROPS,
     Budget,
     BudgetLine,
     judge,
@@ -120,10 +122,16 @@ def judge_decisions(decided: Decided, budget: Budget) -> list[BudgetLine]:
 def judge_heads(heads: Mapping[str, Head], budget: Budget) -> list[BudgetLine]:
     """One line for every limit of a head; not enough data where there is no such head, or its truth is not known."""
     lines = []
-    for name, (head, figure) in HEAD_DROPS.items():
+    for name, (head, figure) in {**HEAD_DROPS, **WORST_DROPS}.items():
         if (limit := getattr(budget, name)) is not None:
             found = heads[head] if head in heads and figure in heads[head].figures else None
-            lines.append(judge_drop(name, limit, *((found.figures[figure].drop, found.hits) if found else (None, 0))))
+            if found is None:
+                lines.append(judge_drop(name, limit, None, 0))
+            elif name in WORST_DROPS and (of := found.languages.values()):
+                drop, hits = worst_drop([row.figures[figure] for row in of]), min(row.hits for row in of)
+                lines.append(judge_drop(name, limit, drop, hits, languages=len(of)))
+            else:
+                lines.append(judge_drop(name, limit, found.figures[figure].drop, found.hits))
     return lines
 
 

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dmedge.evidence.bands import half_widths
 from dmedge.evidence.bootstrap import draw_weights
 from dmedge.evidence.config import CONFIDENCE, RESAMPLES
 from dmedge.evidence.figures import Doubles, Figures
 from dmedge.evidence.retrieval import Ints
 
-_HELD = 1 << 20  # weights of inputs held at once, i.e. 8 MiB
+_HELD = 1 << 22  # weights of inputs held at once, i.e. 32 MiB
 
 
 class Interval(NamedTuple):
@@ -25,12 +26,12 @@ class Interval(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """The three by name, rounded to what a reader can use; None where unknown."""
-        return {name: round(number, 6) + 0.0 if isfinite(number) else None for name, number in self._asdict().items()}
+        return {name: _plain(number) for name, number in self._asdict().items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """One figure of both sides on the same inputs."""
+    """One figure of both sides on the same inputs; NaN where the inputs have none."""
 
     artifact: float
     baseline: float
@@ -43,9 +44,16 @@ class Paired:
         return Interval(0.0 - value, 0.0 - high, 0.0 - low)
 
     def to_json(self) -> dict[str, Any]:
-        """The two figures and their difference."""
-        sides = {name: round(getattr(self, name), 6) for name in ("artifact", "baseline")}
+        """The two figures and their difference; None where unknown."""
+        sides = {"artifact": _plain(self.artifact), "baseline": _plain(self.baseline)}
         return sides | {"change": self.change.to_json()}
+
+
+def worst_drop(of: Sequence[Paired]) -> Interval:
+    """The greatest loss of several, whose intervals hold together; an end is unknown as soon as one is."""
+    return Interval(
+        *(max(ends) if all(map(isfinite, ends)) else nan for ends in zip(*(row.drop for row in of), strict=True))
+    )
 
 
 def compare_figures(
@@ -56,7 +64,6 @@ def compare_figures(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
-    are_simultaneous: bool = False,
 ) -> dict[str, Paired]:
     """The figures of both sides and percentile intervals of their differences, in draws of clusters.
 
@@ -66,24 +73,46 @@ def compare_figures(
         artifact: figures of Q inputs.
         baseline: the same figures of the same inputs.
         cluster: [Q] what each input belongs to.
-        are_simultaneous: widen the intervals until all of them hold together.
 
     Source: Field and Welsh 2007, J. R. Stat. Soc. B 69:369 (the cluster bootstrap).
     """
-    sides = [_columns(side, np.ones((1, len(cluster))))[0] for side in (artifact, baseline)]
-    draws = np.concatenate(
-        [
-            _columns(artifact, weights) - _columns(baseline, weights)
-            for weights in _input_weights(cluster, resamples, seed)
-        ]
-    )
-    make = simultaneous_intervals if are_simultaneous else percentile_intervals
-    changes = make(sides[0] - sides[1], draws, confidence)
+    mine, theirs, draws = _paired_draws(artifact, baseline, cluster, resamples, seed)
+    changes = percentile_intervals(mine - theirs, draws, confidence)
     names = [name for figures in artifact for name in figures.names]
     return {
-        name: Paired(float(mine), float(theirs), change)
-        for name, mine, theirs, change in zip(names, *sides, changes, strict=True)
+        name: Paired(float(ours), float(other), change)
+        for name, ours, other, change in zip(names, mine, theirs, changes, strict=True)
     }
+
+
+def compare_parts(
+    artifact: Sequence[Figures],
+    baseline: Sequence[Figures],
+    cluster: Ints,
+    sizes: Doubles,
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> list[dict[str, Paired]]:
+    """As `compare_figures`, of the same figures in each of L parts of the inputs, such as languages.
+
+    The intervals of one figure hold for all parts together.
+
+    Args:
+        artifact: L figures of Q inputs, by the same names.
+        baseline: the same figures of the same inputs.
+        sizes: [L] inputs of each part.
+    """
+    names = artifact[0].names
+    mine, theirs, draws = _paired_draws(artifact, baseline, cluster, resamples, seed)
+    found: list[dict[str, Paired]] = [{} for _ in artifact]
+    for place, name in enumerate(names):
+        of = slice(place, None, len(names))  # this figure, in every part
+        changes = simultaneous_intervals(mine[of] - theirs[of], draws[:, of], confidence, sizes)
+        for row, ours, other, change in zip(found, mine[of], theirs[of], changes, strict=True):
+            row[name] = Paired(float(ours), float(other), change)
+    return found
 
 
 def mean_interval(
@@ -97,6 +126,22 @@ def mean_interval(
     """Mean of [Q] values of one side, with its percentile interval in draws of clusters."""
     column = np.asarray(values, np.float64)[:, None]
     return percentile_intervals(column.mean(0), mean_draws(cluster, column, resamples, seed), confidence)[0]
+
+
+def _plain(number: float) -> float | None:
+    return round(number, 6) + 0.0 if isfinite(number) else None
+
+
+def _paired_draws(
+    artifact: Sequence[Figures], baseline: Sequence[Figures], cluster: Ints, resamples: int, seed: int
+) -> tuple[Doubles, Doubles, Doubles]:
+    """[M] figures of each side, and [R, M] differences in draws that weight the inputs of both alike."""
+    mine, theirs = (_columns(side, np.ones((1, len(cluster))))[0] for side in (artifact, baseline))
+    parts = [
+        _columns(artifact, weights) - _columns(baseline, weights)
+        for weights in _input_weights(cluster, resamples, seed)
+    ]
+    return mine, theirs, np.concatenate(parts)
 
 
 def _columns(side: Sequence[Figures], weights: Doubles) -> Doubles:
@@ -135,15 +180,13 @@ def percentile_intervals(values: Doubles, draws: Doubles, confidence: float = CO
     return [Interval(*map(float, ends)) for ends in zip(values, low, high, strict=True)]
 
 
-def simultaneous_intervals(values: Doubles, draws: Doubles, confidence: float = CONFIDENCE) -> list[Interval]:
+def simultaneous_intervals(
+    values: Doubles, draws: Doubles, confidence: float = CONFIDENCE, sizes: Doubles | None = None
+) -> list[Interval]:
     """As `percentile_intervals`, but wide enough for all of them to hold together; unknown where a draw is NaN.
 
-    Source: Montiel Olea and Plagborg-Møller 2019, J. Appl. Econometrics 34:1 (sup-t bands).
+    Args:
+        sizes: [M] inputs behind each value, where some may be few; see `half_widths`.
     """
-    width, is_known = np.full(len(values), np.nan), np.isfinite(draws).all(axis=0)
-    if is_known.any():
-        deviation = draws[:, is_known].std(axis=0, ddof=1)
-        standard = np.where(deviation > 0, deviation, 1.0)
-        greatest = np.abs((draws[:, is_known] - values[is_known]) / standard).max(axis=1)
-        width[is_known] = np.quantile(greatest, confidence) * deviation
+    width = half_widths(values, draws, confidence, sizes)
     return [Interval(*map(float, ends)) for ends in zip(values, values - width, values + width, strict=True)]

@@ -8,10 +8,12 @@ from dmedge.errors import ArtifactError
 from dmedge.evidence.report_bench import operators, roofline, sustained
 from dmedge.evidence.report_data import Collection, collect
 from dmedge.evidence.report_details import fidelity, latency, lineage, method
+from dmedge.evidence.report_heads import heads
+from dmedge.evidence.report_languages import languages
 from dmedge.evidence.report_ledger import ledgers
-from dmedge.evidence.report_robustness import groups, heads, robustness
+from dmedge.evidence.report_robustness import groups, robustness
 from dmedge.evidence.report_search import searches
-from dmedge.evidence.report_sections import budgets, header, headline, languages, recalls, sizes
+from dmedge.evidence.report_sections import budgets, header, headline, recalls, sizes
 from dmedge.evidence.report_style import STYLE
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from dmedge.data.languages import count_languages
 from dmedge.data.readers import FORMATS
+from dmedge.evidence.config import PAIRS_PER_LANGUAGE
+from dmedge.evidence.floors import floor_words
 from dmedge.evidence.head_rows import HeadRow, head_rows, heads_of, signed
 from dmedge.evidence.report_data import Collection, Judged
 from dmedge.evidence.report_sections import BUDGET_NAMES, ORDER
@@ -19,6 +21,7 @@ FLAGS = {  # setting of a stage -> its option, where it is not the default
     "data": ("--data", "emoji"),
     "style": ("--style", "twemoji"),
     "max_per_language": ("--max-per-language", None),
+    "pairs_per_language": ("--pairs", PAIRS_PER_LANGUAGE),
     "device": ("--device", "local"),
     "rounds": ("--rounds", 50),
     "runtime": ("--runtime", None),
@@ -57,6 +60,8 @@ def _bundle(entry: Judged, collection: Collection) -> Iterator[str]:
         yield f"Languages that keep least, of {count_languages(rows)}:\n"
         yield from markdown_table(["language", "recall@10", "baseline", "kept"], _language_rows(rows))
         yield ""
+        if words := floor_words(entry.recalls):
+            yield f"Of all, {words}.\n"
     if entry.verify and (heads := list(head_rows(heads_of(entry.verify)))):
         yield "Heads, on the same inputs as the baseline:\n"
         yield from markdown_table(["head", "figure", "n", "found", "baseline", "change"], _head_rows(heads))

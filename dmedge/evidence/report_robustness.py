@@ -1,4 +1,4 @@
-"""Sections of the report beyond clean recall: groups of texts, perturbations, heads.
+"""Sections of the report beyond clean recall: groups of texts, and perturbations.
 
 Evidence that was written before one of them was measured has no such section.
 """
@@ -8,9 +8,8 @@ from html import escape
 from typing import Any
 
 from dmedge.evidence.charts import Curve, curve_chart
-from dmedge.evidence.head_rows import HEADS, head_rows, heads_of, signed
 from dmedge.evidence.report_data import Judged
-from dmedge.evidence.report_text import figure, interval, percent, percent_interval, section, table
+from dmedge.evidence.report_text import percent, percent_interval, section, table
 
 TITLES = {"script": "script", "resource": "training text of the language", "category": "kind of emoji"}
 PERTURBATIONS = {
@@ -65,46 +64,6 @@ def robustness(entry: Judged) -> str:
     )
     title = f"{escape(entry.name)}: loses {_points(found['drop'])} more than its baseline when items are perturbed"
     return section(title, f'<div class="cards">{cards}</div>', note=note)
-
-
-def heads(entry: Judged) -> str:
-    """What each head decides, beside the baseline."""
-    assert entry.verify is not None
-    found = heads_of(entry.verify)
-    if not found:
-        return ""
-    alike = [_agreement_cells(name, head) for name, head in found.items()]
-    rows = [
-        [
-            f"{escape(HEADS.get(row.head, row.head))}<small>{escape(row.figure)}</small>",
-            f"{row.n:,}",
-            figure(row.artifact),
-            figure(row.baseline),
-            signed(row.change),
-        ]
-        for row in head_rows(found)
-    ]
-    note = (
-        "Both sides on the same pairs, pictures or questions, where the truth is known; changes with 95 % intervals "
-        "that draw emoji, or pictures in data of one's own. Macro figures are means over the classes that occur. AUC: "
-        "chance that a text scores higher with its own picture than another with a strange one. Calibration error: "
-        "the gap between how sure a head is and how often it is right, in 15 bins of confidence of equal width. VQA "
-        "accuracy: the score that people's answers give."
-    )
-    body = table(["", "n", "decides as fp32", "same answer to all"], alike)
-    body += table(["", "n", "this bundle", "fp32", "change"], rows) if rows else ""
-    return section(f"{escape(entry.name)}: what its heads decide", body, note=note)
-
-
-def _agreement_cells(name: str, head: Mapping[str, Any]) -> list[str]:
-    alike, common = head["agreement"], head.get("most_common")
-    drawn = f"; {head['clusters']:,} emoji or pictures" if "clusters" in head else ""
-    return [
-        escape(HEADS.get(name, name)),
-        f"{head['n']:,}<small>truth known of {head['n_known']:,}{drawn}</small>",
-        "unknown" if alike["value"] is None else f"{figure(alike['value'])}<small>{interval(alike)}</small>",
-        f"right {figure(common)}" if common is not None else "unknown",
-    ]
 
 
 def _group_row(name: str, row: Mapping[str, Any]) -> list[str]:

@@ -1,11 +1,11 @@
-"""The first sections of the report: budgets, recall, size and languages."""
+"""The first sections of the report: budgets, recall and size."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from dmedge.data.languages import count_languages
-from dmedge.evidence.charts import FAMILIES, Bar, Point, interval_chart, language_chart, size_chart
+from dmedge.evidence.charts import Point, interval_chart, size_chart
 from dmedge.evidence.report_data import Collection, Judged
 from dmedge.evidence.report_text import (
     CASE_NAMES,
@@ -38,6 +38,9 @@ BUDGET_NAMES = {
     "label_accuracy_drop": "accuracy of the labels lost",
     "label_macro_f1_drop": "macro F1 of the labels lost",
     "vqa_accuracy_drop": "VQA accuracy lost",
+    "worst_match_accuracy_drop": "accuracy of the match head lost, worst language",
+    "worst_class_accuracy_drop": "accuracy of the class head lost, worst language",
+    "worst_vqa_accuracy_drop": "VQA accuracy lost, worst language",
     "latency_ratio": "latency over fp32, program that gained least",
 }
 TAG_NAMES = {
@@ -129,32 +132,6 @@ def sizes(verified: Sequence[Judged]) -> str:
     return section("Size against recall", size_chart(points, chance_at_10(verified[0].verify)), note=note)
 
 
-def languages(entry: Judged) -> str:
-    """A bar per language, weakest retention marked."""
-    assert entry.verify is not None
-    rows = dict(sorted(entry.verify["languages"].items(), key=lambda row: -row[1]["recall_at_10"]))
-    worst = entry.verify["worst_language"]
-    bars = [_bar(tag, row, is_worst=tag == worst) for tag, row in rows.items()]
-    end = min(1.0, 1.04 * max(max(bar.recall, bar.baseline) for bar in bars))
-    half = (len(bars) + 1) // 2 if len(bars) > 8 else len(bars)
-    charts = "".join(f"<div>{language_chart(part, end)}</div>" for part in (bars[:half], bars[half:]) if part)
-    present = {row["script"] for row in rows.values()}
-    keys = "".join(
-        f'<span class="key"><i style="background:var(--f{index})"></i>{name}</span>'
-        for index, (name, scripts) in enumerate(FAMILIES.items())
-        if present & set(scripts) or (not scripts and present - set().union(*FAMILIES.values()))
-    )
-    galleries = sorted({row["gallery"] for row in rows.values()})
-    note = (
-        f"Recall@10, text to image, among {galleries[0]:,.0f} images; chance {chance_at_10(entry.verify):.4f}. "
-        "Upright tick: fp32 baseline. Right: share of the baseline's recall kept, with intervals that hold "
-        "for all languages together. "
-        f"Marked: the language that keeps least, {escape(rows[worst]['name'])}."
-    )
-    title = f"{escape(entry.name)}: {count_languages(rows)}"
-    return section(title, f'{keys}<div class="pair">{charts}</div>', note=note)
-
-
 def recalls(entry: Judged) -> str:
     """Recall both ways, by kind of text, beside the baseline."""
     assert entry.verify is not None
@@ -230,18 +207,6 @@ def _recall(verify: Mapping[str, Any], tag: str, side: str) -> str:
     row = verify["tags"].get(tag, verify["macro"])["text_to_image"]
     found = row["recall_at_10"][side]
     return f"{figure(found['value'])}<small>{interval(found)}, n {row['artifact']['n']:,}</small>"
-
-
-def _bar(tag: str, row: Mapping[str, Any], *, is_worst: bool) -> Bar:
-    kept = {"value": row["retention_at_10"], "low": row["low"], "high": row["high"]}
-    detail = (
-        f"{row['name']} ({tag}): recall@1 {row['recall_at_1']:.3f}, @5 {row['recall_at_5']:.3f}, "
-        f"@10 {row['recall_at_10']:.3f}; baseline @10 {row['baseline_recall_at_10']:.3f}; {row['n']:,} texts among "
-        f"{row['gallery']:,.0f} images, chance @10 {row['chance_at_10']:.4f}; image to text @10 "
-        f"{row['image_to_text']['recall_at_10']:.3f}"
-    )
-    name, recall, baseline = row["name"], row["recall_at_10"], row["baseline_recall_at_10"]
-    return Bar(tag, name, row["script"], recall, baseline, percent_interval(kept), detail, is_worst)
 
 
 def _span(line: Mapping[str, Any]) -> str:

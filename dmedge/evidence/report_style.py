@@ -50,7 +50,9 @@ svg{width:100%;height:auto;display:block;font:11px system-ui,-apple-system,"Sego
 svg text{fill:var(--ink)}svg .tick,svg .axis{fill:var(--muted)}svg .middle{text-anchor:middle}svg .end{text-anchor:end}
 svg .strong{font-weight:650;font-size:13px}svg .worst{fill:var(--bad);font-weight:650}
 svg .grid{stroke:var(--line);stroke-width:1}svg .chance{stroke:var(--bad);stroke-dasharray:3 3}
-svg .mark{stroke:var(--ink);stroke-width:1.8}svg .hit{fill:transparent}svg .row:hover .hit{fill:var(--soft)}
+svg .mark{stroke:var(--ink);stroke-width:1.8}
+svg .floor{stroke:var(--bad);stroke-width:1.5;stroke-dasharray:2 2}
+svg .hit{fill:transparent}svg .row:hover .hit{fill:var(--soft)}
 svg .dot{stroke:var(--card);stroke-width:2}svg .dot.artifact{fill:var(--accent)}svg .dot.baseline{fill:var(--grey)}
 svg .whisker{stroke-width:2}svg .whisker.artifact{stroke:var(--accent)}svg .whisker.baseline{stroke:var(--grey)}
 svg .area{fill-opacity:.35;stroke-width:1.5}svg .area.artifact{fill:var(--accent);stroke:var(--accent)}

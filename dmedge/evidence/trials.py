@@ -9,16 +9,15 @@ from dmedge.data.transforms import Preprocess
 from dmedge.evidence.accuracy import TextImageEncoder
 from dmedge.evidence.choices import Pairs, draw_pairs
 from dmedge.evidence.config import VerifyConfig
-from dmedge.evidence.decisions import Logits, compare_pairs, pair_logits
+from dmedge.evidence.decisions import Logits, compare_pairs, pair_logits, pairs_for
 from dmedge.evidence.fusion import PairEncoder
 from dmedge.evidence.heads import Head, Sides
 from dmedge.evidence.retrieval import Floats
 from dmedge.evidence.robustness import NAMES, Robustness, Sample, Searched, draw_queries, search_perturbed
 from dmedge.evidence.strengths import STRENGTHS
+from dmedge.evidence.verdict import Budget
 from dmedge.patience import patient_progress
 from dmedge.runtime.encoder import Encoder
-
-PAIRS = 500  # matching ones, and as many that do not match: beside the searches, which take long enough
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +37,12 @@ class Answers:
     logits: Logits | None
 
 
-def plan_trials(data: EvalSet, programs: Collection[str], config: VerifyConfig) -> Trials:
+def plan_trials(data: EvalSet, programs: Collection[str], config: VerifyConfig, budget: Budget) -> Trials:
     """Pairs where there is a fusion, perturbed queries where they are asked for."""
     return Trials(
         data,
         queries=draw_queries(data, config) if config.robustness else None,
-        pairs=draw_pairs(data, PAIRS, config.seed) if "fuse" in programs else None,
+        pairs=draw_pairs(data, pairs_for(data, config, budget), config.seed) if "fuse" in programs else None,
     )
 
 

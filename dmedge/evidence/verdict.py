@@ -37,6 +37,9 @@ class Budget:
     label_accuracy_drop: float | None = None  # of the labels of the variant prompts
     label_macro_f1_drop: float | None = None
     vqa_accuracy_drop: float | None = None  # of the answers to questions
+    worst_match_accuracy_drop: float | None = None  # accuracy in every language below the baseline's, at most
+    worst_class_accuracy_drop: float | None = None  # of the class head
+    worst_vqa_accuracy_drop: float | None = None  # of the answers to questions
     latency_ratio: float | None = None  # of the fp32 bundle for the same target, every program, at most
 
     def __post_init__(self) -> None:
@@ -53,7 +56,14 @@ HEAD_DROPS: Mapping[str, tuple[str, str]] = {  # limit -> head and figure that i
     "label_macro_f1_drop": ("label", "macro_f1"),
     "vqa_accuracy_drop": ("answer", "vqa_accuracy"),
 }
-AT_MOST = frozenset({"program_size_ratio", "parity_error_ratio", "robustness_drop", "latency_ratio", *HEAD_DROPS})
+WORST_DROPS: Mapping[str, tuple[str, str]] = {  # the same, of every language
+    "worst_match_accuracy_drop": ("match", "accuracy"),
+    "worst_class_accuracy_drop": ("class", "accuracy"),
+    "worst_vqa_accuracy_drop": ("answer", "vqa_accuracy"),
+}
+AT_MOST = frozenset(
+    {"program_size_ratio", "parity_error_ratio", "robustness_drop", "latency_ratio", *HEAD_DROPS, *WORST_DROPS}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +120,17 @@ def judge_retention(name: str, limit: float, estimate: Estimate, *, languages: i
     return line
 
 
-def judge_drop(name: str, limit: float, drop: Sequence[float] | None, hits: int) -> BudgetLine:
+def judge_drop(name: str, limit: float, drop: Sequence[float] | None, hits: int, *, languages: int = 1) -> BudgetLine:
     """Judge what is lost of a figure, and pass it only if the sample could have shown a loss, as a retention is.
 
     Args:
         drop: baseline less artifact, and the ends of its interval; None where it was not measured.
         hits: what the baseline has right, and could have been lost.
+        languages: how many languages the limit is for; each of them is tried.
     """
     known = [end if math.isfinite(end) else None for end in drop] if drop else [None] * 3
     line = judge(name, limit, *known)
-    if line.verdict == "pass" and hits < hits_needed(1 - limit):
+    if line.verdict == "pass" and hits < hits_needed(1 - limit, languages):
         return replace(line, verdict="not enough data")
     return line
 
@@ -128,6 +139,15 @@ def hits_needed(limit: float, languages: int = 1) -> int:
     """Least number of baseline hits (in each language) on which a retention limit can pass."""
     loss = max(1.0 - limit, 0.01)  # no sample could show that nothing at all is lost
     return math.ceil(math.log(languages / _MISS) / loss - 1e-9)
+
+
+def pairs_needed(budget: Budget, languages: int) -> int:
+    """Least number of texts of each language on which the limits of the worst one can pass, 0 without such a limit.
+
+    As many as `hits_needed` asks for if the baseline has half of them right.
+    """
+    limits = [limit for name in WORST_DROPS if (limit := getattr(budget, name)) is not None]
+    return max((2 * hits_needed(1 - limit, languages) for limit in limits), default=0)
 
 
 def hits_to_fail(limit: float, kept: float, languages: int = 1, *, chance: float = 0.9) -> int:

@@ -78,7 +78,7 @@ def verify_bundle(
     if variant_of(bundle.manifest) in VARIANTS or data.answers:
         return _verify_decisions(bundle, baseline, out, data, config, budget, fp32_bundle)
     with new_artifact(out) as draft:
-        measured = _measure(bundle, baseline, data, config, fp32_bundle, measured_baseline)
+        measured = _measure(bundle, baseline, data, config, budget, fp32_bundle, measured_baseline)
         lines = judge_all(measured, budget)
         report = report_json(measured, lines, config)
         digest = report["data"]["sha256"]
@@ -116,7 +116,7 @@ def _verify_decisions(
                 baseline=baseline,
                 fp32_bundle=fp32_bundle,
                 data=data,
-                heads=measure_heads(encoder, theirs, bundle, data, config),
+                heads=measure_heads(encoder, theirs, bundle, data, config, budget),
                 parity=check_parity(encoder.session, bundle),
                 coverage=measure_coverage(bundle, encoder.facts()[0]["runtime"]),
                 training_checked=training,
@@ -155,6 +155,7 @@ def _measure(
     baseline: Artifact,
     data: EvalSet,
     config: VerifyConfig,
+    budget: Budget,
     fp32_bundle: Artifact | None,
     measured_baseline: Measurement | None,
 ) -> Measured:
@@ -173,7 +174,7 @@ def _measure(
             check_calibration(calibration, data, preprocess)
         parity = check_parity(encoder.session, bundle)
         mine = _measure_all(whole, data, f"verifying {bundle.name}")
-        trials = plan_trials(data, encoder.program_names, config)
+        trials = plan_trials(data, encoder.program_names, config, budget)
         my_answers = run_trials(trials, whole, encoder, mine.images, preprocess, bundle.name)
         facts = encoder.facts()[0]
     theirs = measured_baseline or measure_baseline(baseline, data, config.threads)
