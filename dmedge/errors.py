@@ -30,6 +30,10 @@ class ExportError(DmedgeError):
     """A program could not be written, or differs from what was to be written."""
 
 
+class RuntimeFailure(DmedgeError):
+    """A runtime died, hung or reported an error while it loaded or ran a program."""
+
+
 class VerifyError(DmedgeError):
     """An artifact was measured and did not keep its budgets."""
 

@@ -127,11 +127,13 @@ def fail_on_any(proofs: Sequence["Proof"]) -> None:
 
 
 def fail_on(report: dict[str, Any]) -> None:
-    """Raise if a budget failed.
+    """Raise if a budget failed, or the runtime did.
 
     Raises:
         VerifyError: the verdict is fail.
     """
+    if "failure" in report:
+        raise VerifyError(report["failure"])
     failed = [line for line in report["budgets"] if line["verdict"] == "fail"]
     if failed:
         lines = ", ".join(f"{line['name']} {line['value']:.4g} (limit {line['limit']:g})" for line in failed)
@@ -140,7 +142,9 @@ def fail_on(report: dict[str, Any]) -> None:
 
 def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
     click.echo(budget_table(report["budgets"]))
-    if "macro" in report:
+    if "failure" in report:
+        click.echo(report["failure"])
+    elif "macro" in report:
         _print_recall(report)
     else:
         _print_decisions(report)

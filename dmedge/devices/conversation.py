@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from dmedge.errors import DmedgeError
+from dmedge.errors import DmedgeError, RuntimeFailure
 
 ADVICE = {
     -signal.SIGKILL: "the system ends processes so when memory runs out: close other programs or use fewer workers",
@@ -108,9 +108,9 @@ class ProcessConversation:
         return error
 
 
-def overdue(name: str, doing: str, timeout_s: float) -> DmedgeError:
+def overdue(name: str, doing: str, timeout_s: float) -> RuntimeFailure:
     """What is said of a process that was ended because it did not answer in time."""
-    return DmedgeError(
+    return RuntimeFailure(
         f"{name} gave no answer within {timeout_s:g} s {doing} and was ended; "
         "expected an answer; use a smaller input, or a longer time limit"
     )
@@ -118,7 +118,7 @@ def overdue(name: str, doing: str, timeout_s: float) -> DmedgeError:
 
 def obituary(
     name: str, doing: str, process: subprocess.Popen[bytes], stderr: IO[bytes], *, is_shell: bool = False
-) -> DmedgeError:
+) -> RuntimeFailure:
     """What is said of a process that hung up: how it ended, and its last words."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(END_WAIT_S)
@@ -126,7 +126,7 @@ def obituary(
     last_words = _tail(stderr)
     heard = f"; it last said: {last_words}" if last_words else ""
     advice = DAMAGED if code is None else ADVICE.get(code, DAMAGED)
-    return DmedgeError(f"{name} {_exit_words(code)} {doing}; expected an answer; {advice}{heard}")
+    return RuntimeFailure(f"{name} {_exit_words(code)} {doing}; expected an answer; {advice}{heard}")
 
 
 def _behind_shell(code: int | None) -> int | None:

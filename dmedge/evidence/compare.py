@@ -110,7 +110,7 @@ def compare_folders(folders: Sequence[Path]) -> Contest:
     reports = [(manifest, _read(load_artifact(path, kind="evidence"))) for path, manifest in evidence]
     contenders: dict[tuple[str, ...], Contender] = {}
     for manifest, report in reports:
-        if manifest.stage == "verify":
+        if manifest.stage == "verify" and "failure" not in report:
             digest = report["artifact_sha256"]
             row = standing(names.get(digest, digest[:12]), manifest.target, report)
             contenders.setdefault((digest, row.runtime, row.data_sha256), Contender(row, _latencies(row, reports)))
@@ -175,6 +175,9 @@ def _notes(contenders: Sequence[Contender], reports: Sequence[tuple[Manifest, Ma
                 f"latency of {'; '.join(apart)}: not timed on the same machine and device with the same threads, so "
                 "neither can beat the other"
             )
+    failed = [report for manifest, report in reports if "failure" in report]
+    if failed:
+        yield f"{len(failed)} bundles could not be judged, for their runtime failed; see dmedge report"
     judged = {contender.standing.digest for contender in contenders}
     timed = {report["artifact_sha256"] for manifest, report in reports if manifest.stage == "bench"}
     if timed - judged:

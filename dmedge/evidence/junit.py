@@ -46,8 +46,9 @@ def line_text(line: Mapping[str, Any]) -> str:
 def _suite(name: str, report: Mapping[str, Any], stage: str) -> ElementTree.Element:
     lines = report["budgets"]
     verdicts = [line["verdict"] for line in lines]
-    suite = ElementTree.Element("testsuite", name=_plain(name), tests=str(len(lines)), errors="0", time="0")
-    suite.set("failures", str(verdicts.count("fail")))
+    suite = ElementTree.Element("testsuite", name=_plain(name), tests=str(len(lines)), time="0")
+    suite.set("failures", str(0 if "failure" in report else verdicts.count("fail")))
+    suite.set("errors", str(int("failure" in report)))
     suite.set("skipped", str(verdicts.count("not enough data")))
     facts = {key: report[key] for key in DIGESTS if report.get(key)}
     facts |= {"verdict": report["verdict"] or "none", "runtime": _runtime(report["runtime"])}
@@ -55,14 +56,16 @@ def _suite(name: str, report: Mapping[str, Any], stage: str) -> ElementTree.Elem
     for key, value in facts.items():
         ElementTree.SubElement(properties, "property", name=key, value=_plain(value))
     for line in lines:
-        _add_case(suite, line, f"dmedge.{stage}.{_plain(name)}")
+        _add_case(suite, line, f"dmedge.{stage}.{_plain(name)}", report.get("failure"))
     return suite
 
 
-def _add_case(suite: ElementTree.Element, line: Mapping[str, Any], classname: str) -> None:
+def _add_case(suite: ElementTree.Element, line: Mapping[str, Any], classname: str, error: str | None) -> None:
     case = ElementTree.SubElement(suite, "testcase", classname=classname, name=line["name"], time="0")
     words = line_text(line)
-    if line["verdict"] == "fail":
+    if error is not None:
+        ElementTree.SubElement(case, "error", message=_plain(error), type="RuntimeFailed")
+    elif line["verdict"] == "fail":
         failure = ElementTree.SubElement(case, "failure", message=words, type="BudgetFailed")
         failure.text = f"{words}: the whole interval breaks the limit"
     elif line["verdict"] != "pass":

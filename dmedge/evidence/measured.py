@@ -58,12 +58,6 @@ class Checked:
     is_calibration_known: bool
     facts: SessionFacts
 
-    @property
-    def parents(self) -> dict[str, str]:
-        """Role -> digest of every artifact that was looked at."""
-        parents = {"artifact": self.bundle.digest, "baseline": self.baseline.digest}
-        return parents | ({"fp32_bundle": self.fp32_bundle.digest} if self.fp32_bundle else {})
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Measured(Checked):

@@ -57,7 +57,9 @@ def write_page(page: str, out: Path) -> Path:
 def render(collection: Collection) -> str:
     """The page as text."""
     verified = [entry for entry in collection.judged if entry.recalls]
-    deciding = [entry for entry in collection.judged if entry.verify and not entry.recalls]
+    deciding = [
+        entry for entry in collection.judged if entry.verify and not entry.recalls and "failure" not in entry.verify
+    ]
     timed = [entry for entry in collection.judged if entry.bench]
     sections = [
         header(collection),

@@ -51,9 +51,9 @@ def _languages(entry: Judged, name: str, head: Mapping[str, Any]) -> str:
     fewest = min(row["n"] for row in rows.values())
     floor = "" if limit is None else f" Dashed: the baseline less {limit:g}, the least that the limit allows."
     note = (
-        f"Upright tick: fp32 baseline.{floor} Right: the change in points, with intervals that hold for all languages together. "
-        f"Marked: the language that loses most, {escape(describe(worst).name)}. {fewest:,} decisions of each "
-        "language at least."
+        f"Upright tick: fp32 baseline.{floor} Right: the change in points, with intervals that hold for all "
+        f"languages together. Marked: the language that loses most, {escape(describe(worst).name)}. "
+        f"{fewest:,} decisions of each language at least."
     )
     what = f"{HEADS[name]}, {FIGURES[key]}"
     title = f"{escape(entry.name)}: {escape(what)}, {count_languages(rows)}"

@@ -54,6 +54,8 @@ def lead_text(entry: Judged) -> str:
         return f"{name} was timed but not verified; a latency without its accuracy is no result."
     verify = entry.verify
     share = f" in {percent(verify['size']['ratio'])} of the fp32 program size" if verify["size"].get("ratio") else ""
+    if "failure" in verify:
+        return f"{name} could not be judged, for its runtime failed: {escape(verify['failure'])}."
     if entry.recalls is None:
         found = ", ".join(f"{name} {percent_interval(head['agreement'])}" for name, head in heads_of(verify).items())
         return f"{name} decides as its baseline does{share}: {found}."

@@ -86,5 +86,8 @@ def kept_text(kept: Estimate) -> str:
 
 
 def _least_agreement(heads: Mapping[str, Mapping[str, Any]]) -> Estimate:
+    """The head that agrees least; nothing is known of a bundle whose runtime failed."""
+    if not heads:
+        return Estimate(None, None, None, 0, 0)
     head = min(heads.values(), key=lambda head: head["agreement"]["value"])
     return Estimate(**head["agreement"], n=head["n"], hits=head["n"])

@@ -14,10 +14,11 @@ from typing import Any
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.evalset import EvalSet
-from dmedge.errors import ArtifactError
+from dmedge.errors import ArtifactError, RuntimeFailure
 from dmedge.evidence.accuracy import Measurement, TextImageEncoder, measure, work_in
 from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.baseline import RUNS, check_baseline
+from dmedge.evidence.broken import broken_json, broken_summary
 from dmedge.evidence.choices import VARIANTS
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.config import VerifyConfig
@@ -61,6 +62,8 @@ def verify_bundle(
 ) -> Artifact:
     """Measure `bundle`, judge it by `budget`, and write the evidence; the bundle is only read.
 
+    A runtime that fails under a program is a finding: evidence that fails, and says what became of it.
+
     Args:
         data: what `config` names.
         fp32_bundle: the baseline exported for the same target, which sizes are compared with; without
@@ -75,65 +78,60 @@ def verify_bundle(
     if bundle.manifest.kind != "bundle":
         raise ArtifactError(f"{bundle.root}: found a {bundle.manifest.kind}; expected a bundle; run dmedge export")
     check_baseline(bundle, baseline)
-    if variant_of(bundle.manifest) in VARIANTS or data.answers:
-        return _verify_decisions(bundle, baseline, out, data, config, budget, fp32_bundle)
+    parents = {"artifact": bundle.digest, "baseline": baseline.digest}
+    parents |= {"fp32_bundle": fp32_bundle.digest} if fp32_bundle else {}
     with new_artifact(out) as draft:
-        measured = _measure(bundle, baseline, data, config, budget, fp32_bundle, measured_baseline)
-        lines = judge_all(measured, budget)
-        report = report_json(measured, lines, config)
-        digest = report["data"]["sha256"]
+        try:
+            if variant_of(bundle.manifest) in VARIANTS or data.answers:
+                decided = _decide(bundle, baseline, data, config, budget, fp32_bundle)
+                report = decisions_json(decided, judge_decisions(decided, budget), config)
+                shown, languages = decisions_summary(report), bundle.manifest.languages
+            else:
+                measured = _measure(bundle, baseline, data, config, budget, fp32_bundle, measured_baseline)
+                report = report_json(measured, judge_all(measured, budget), config)
+                shown, languages = summary(report), measured.comparison.artifact.languages
+                write_ranks(draft.path / RANKS, measured.comparison)
+        except RuntimeFailure as error:
+            report = broken_json(bundle, parents, data, config, str(error))
+            shown, languages = broken_summary(report), bundle.manifest.languages
         _write_report(draft.path / REPORT, report)
-        write_ranks(draft.path / RANKS, measured.comparison)
         return draft.finish(
             kind="evidence",
             stage=STAGE,
-            config=asdict(config) | {"data": data.name, "data_sha256": digest, "budget": asdict(budget)},
-            parents=measured.parents,
-            languages=measured.comparison.artifact.languages,
-            summary=summary(report),
+            config=asdict(config)
+            | {"data": data.name, "data_sha256": report["data"]["sha256"], "budget": asdict(budget)},
+            parents=parents,
+            languages=languages,
+            summary=shown,
             target=bundle.manifest.target,
         )
 
 
-def _verify_decisions(
+def _decide(
     bundle: Artifact,
     baseline: Artifact,
-    out: Path,
     data: EvalSet,
     config: VerifyConfig,
     budget: Budget,
     fp32_bundle: Artifact | None,
-) -> Artifact:
-    """As `verify_bundle`, for a variant that decides by itself, and for questions."""
-    with new_artifact(out) as draft:
-        training = _check_training(bundle, baseline, data)
-        calibration = find_calibration(bundle)
-        with _open(bundle, config) as encoder, Encoder(baseline, threads=config.threads) as theirs:
-            if calibration is not None:
-                check_calibration(calibration, data, theirs.preprocess)
-            decided = Decided(
-                bundle=bundle,
-                baseline=baseline,
-                fp32_bundle=fp32_bundle,
-                data=data,
-                heads=measure_heads(encoder, theirs, bundle, data, config, budget),
-                parity=check_parity(encoder.session, bundle),
-                coverage=measure_coverage(bundle, encoder.facts()[0]["runtime"]),
-                training_checked=training,
-                is_calibration_known=calibration is not None,
-                facts=encoder.facts()[0],
-            )
-        report = decisions_json(decided, judge_decisions(decided, budget), config)
-        _write_report(draft.path / REPORT, report)
-        digest = report["data"]["sha256"]
-        return draft.finish(
-            kind="evidence",
-            stage=STAGE,
-            config=asdict(config) | {"data": data.name, "data_sha256": digest, "budget": asdict(budget)},
-            parents=decided.parents,
-            languages=bundle.manifest.languages,
-            summary=decisions_summary(report),
-            target=bundle.manifest.target,
+) -> Decided:
+    """As `_measure`, for a variant that decides by itself, and for questions."""
+    training = _check_training(bundle, baseline, data)
+    calibration = find_calibration(bundle)
+    with _open(bundle, config) as encoder, Encoder(baseline, threads=config.threads) as theirs:
+        if calibration is not None:
+            check_calibration(calibration, data, theirs.preprocess)
+        return Decided(
+            bundle=bundle,
+            baseline=baseline,
+            fp32_bundle=fp32_bundle,
+            data=data,
+            heads=measure_heads(encoder, theirs, bundle, data, config, budget),
+            parity=check_parity(encoder.session, bundle),
+            coverage=measure_coverage(bundle, encoder.facts()[0]["runtime"]),
+            training_checked=training,
+            is_calibration_known=calibration is not None,
+            facts=encoder.facts()[0],
         )
 
 

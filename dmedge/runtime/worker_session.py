@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Artifact
 from dmedge.devices.conversation import END_WAIT_S, obituary, overdue
 from dmedge.environment import child_environment
-from dmedge.errors import DmedgeError
+from dmedge.errors import DmedgeError, RuntimeFailure
 from dmedge.manifest import Runtime
 from dmedge.runtime.profile import Profile
 from dmedge.runtime.session import SessionFacts, check_inputs, find_program, widened
@@ -107,7 +107,7 @@ class WorkerSession:
         self.close()
 
     def _ask(self, method: str, arguments: tuple[object, ...], doing: str) -> Any:
-        """One request and its answer, or a DmedgeError that says what became of the worker."""
+        """One request and its answer, or an error that says what became of the worker."""
         if not self._end.alive:
             raise DmedgeError(f"{self._name} is closed; expected an open session; open it again")
         try:
@@ -117,16 +117,16 @@ class WorkerSession:
             is_fine, answer = self._answers.recv()
         except (EOFError, OSError):
             raise self._obituary(doing) from None
-        if not is_fine:
-            raise DmedgeError(str(answer))
+        if not is_fine:  # programs that do not load may lack no more than their runtime
+            raise DmedgeError(str(answer)) if method == "load" else RuntimeFailure(str(answer))
         return answer
 
-    def _overdue(self, doing: str) -> DmedgeError:
+    def _overdue(self, doing: str) -> RuntimeFailure:
         self._process.kill()
         self.close()
         return overdue(self._name, doing, self._timeout_s)
 
-    def _obituary(self, doing: str) -> DmedgeError:
+    def _obituary(self, doing: str) -> RuntimeFailure:
         error = obituary(self._name, doing, self._process, self._stderr)
         self.close()
         return error

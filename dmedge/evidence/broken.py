@@ -1,0 +1,58 @@
+"""Evidence of a bundle whose runtime failed under its programs: a finding, which fails like a broken budget."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmedge.artifact import Artifact, download_bytes, program_bytes
+from dmedge.data.evalset import EvalSet
+from dmedge.environment import host_facts
+from dmedge.evidence.config import VerifyConfig
+from dmedge.evidence.leakage import data_digest
+from dmedge.evidence.measured import SCHEMA_VERSION
+from dmedge.evidence.verdict import BudgetLine
+from dmedge.runtime.session import runtime_of
+from dmedge.variants import variant_of
+
+PROGRAMS_RAN = "programs_ran"
+
+
+def broken_json(
+    bundle: Artifact, parents: Mapping[str, str], data: EvalSet, config: VerifyConfig, failure: str
+) -> dict[str, Any]:
+    """The content of verify.json: no figures, and one line, which fails.
+
+    Args:
+        parents: role -> digest of what was looked at.
+        failure: what became of the runtime.
+    """
+    runtime = runtime_of(bundle, config.runtime)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": "fail",
+        "budgets": [BudgetLine(PROGRAMS_RAN, 1.0, 0.0, 0.0, 0.0, "fail").to_json()],
+        "failure": failure,
+        **{f"{role}_sha256": parents.get(role) for role in ("artifact", "baseline", "fp32_bundle")},
+        "variant": variant_of(bundle.manifest),
+        "data": {
+            "name": data.name,
+            "sha256": data_digest(data),
+            "n_images": len(data.images),
+            "n_texts": len(data.texts),
+            "n_languages": len(set(data.languages)),
+        },
+        "heads": {},
+        "parity": None,
+        "coverage": None,
+        "size": {"program_bytes": program_bytes(bundle, runtime), "download_bytes": download_bytes(bundle)},
+        "runtime": {
+            "runtime": runtime,
+            "version": bundle.manifest.tools.get(runtime, "unknown"),
+            "threads": config.threads,
+        },
+        "host": host_facts(),
+    }
+
+
+def broken_summary(report: Mapping[str, Any]) -> dict[str, object]:
+    """The few facts of it that the manifest repeats."""
+    return {"verdict": report["verdict"], "failed": [PROGRAMS_RAN], "failure": report["failure"]}

@@ -1,0 +1,84 @@
+"""A runtime that dies under a program: a finding of its own, while the other bundles are judged."""
+
+import json
+import os
+import signal
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dmedge.artifact import Artifact, load_artifact
+from dmedge.cli.main import cli
+from dmedge.evidence.compare import compare_folders
+from dmedge.evidence.report import render
+from dmedge.evidence.report_data import collect
+from dmedge.evidence.report_markdown import render_markdown
+from dmedge.runtime.worker_session import WorkerSession
+from tests.proven_bundles import data, pictures
+from tests.tiny_bundles import int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
+
+__all__ = ["data", "int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "pictures", "tiny_checkpoint"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def dying(onnx_int8_bundle: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker of the int8 bundle is ended, as a fault of the runtime ends it, when it is asked for texts."""
+    ask = WorkerSession.run_many
+
+    def run_many(session: WorkerSession, program: str, *rest: Any, **named: Any) -> Any:
+        if program == "encode_text" and session._root == onnx_int8_bundle.root.resolve():
+            os.kill(session.process_id, signal.SIGSEGV)
+        return ask(session, program, *rest, **named)
+
+    monkeypatch.setattr(WorkerSession, "run_many", run_many)
+
+
+@pytest.mark.usefixtures("dying")
+def test_a_runtime_that_dies_is_evidence_and_the_next_bundle_is_judged(
+    onnx_int8_bundle: Artifact, onnx_bundle: Artifact, tiny_checkpoint: Artifact, pictures: Path, tmp_path: Path
+) -> None:
+    out, junit = tmp_path / "evidence", tmp_path / "junit.xml"
+    bundles = (onnx_int8_bundle.root, onnx_bundle.root, "--baseline", tiny_checkpoint.root, "--data", pictures)
+    result = run("verify", *bundles, "--budget", "program_size_ratio=2", "--out", out, "--junit", junit)
+    assert result.exit_code == 3
+    died = "worker was ended by SIGSEGV while running encode_text"
+    assert died in result.stdout and f"{onnx_int8_bundle.root} (programs_ran)" in result.stderr
+
+    broken, judged = (
+        load_artifact(out / f"{bundle.name}-verify", kind="evidence") for bundle in (onnx_int8_bundle, onnx_bundle)
+    )
+    report = json.loads(broken.file("verify.json").read_text("utf-8"))
+    assert report["verdict"] == "fail" and died in report["failure"]
+    assert (report["artifact_sha256"], report["baseline_sha256"]) == (onnx_int8_bundle.digest, tiny_checkpoint.digest)
+    assert broken.manifest.summary["failed"] == ["programs_ran"]
+    assert json.loads(judged.file("verify.json").read_text("utf-8"))["macro"]
+    assert not (broken.root / "ranks.npz").exists() and (judged.root / "ranks.npz").exists()
+
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(junit).getroot()}
+    mine, other = suites[onnx_int8_bundle.name], suites[onnx_bundle.name]
+    assert (mine.get("errors"), mine.get("failures"), other.get("errors")) == ("1", "0", "0")
+    error = mine.find("testcase/error")
+    assert error is not None and died in error.get("message", "")
+
+    collection = collect(tmp_path)
+    for page in (render(collection), render_markdown(collection)):
+        assert "for its runtime failed" in page and "SIGSEGV" in page
+    contest = compare_folders([tmp_path])
+    assert [row.standing.digest for row in contest.contenders] == [onnx_bundle.digest]
+    assert any("1 bundles could not be judged" in note for note in contest.notes)
+
+
+@pytest.mark.usefixtures("dying")
+def test_one_bundle_whose_runtime_dies_ends_in_what_became_of_it(
+    onnx_int8_bundle: Artifact, pictures: Path, tmp_path: Path
+) -> None:
+    result = run("verify", onnx_int8_bundle.root, "--data", pictures, "--json", "--out", tmp_path / "evidence")
+    assert result.exit_code == 3
+    assert "SIGSEGV" in result.stderr and json.loads(result.stdout)["parity"] is None
