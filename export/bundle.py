@@ -11,6 +11,7 @@ from dmedge.data.hf_tokenizer import tokenizer_file_names
 from dmedge.data.tokenizer import Tokenizer
 from dmedge.errors import ExportError, require
 from dmedge.evidence.parity import ParityReport, check_parity
+from dmedge.evidence.verdict import Budget, changed_limits
 from dmedge.export.bundled import write_bundled
 from dmedge.export.config import ExportConfig
 from dmedge.export.conformance import write_conformance
@@ -58,7 +59,9 @@ EXPORTERS: Mapping[EngineName, Exporter] = {
 }
 
 
-def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Seal | None = None) -> Artifact:
+def export_bundle(
+    parent: Artifact, config: ExportConfig, out: Path, *, seal: Seal | None = None, budget: Budget | None = None
+) -> Artifact:
     """Write the bundle of `parent` for one target, after comparing it with torch in its own runtimes.
 
     Precision is that of the checkpoint: float32 stays float32, int8 keeps its integers. What it took is written
@@ -66,6 +69,7 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
 
     Args:
         seal: signs it, see `dmedge.signature.seal_with`.
+        budget: what it may cost, which it is judged by later unless something else is asked for.
 
     Raises:
         ArtifactError: `out` exists, or `parent` is no checkpoint.
@@ -109,7 +113,8 @@ def export_bundle(parent: Artifact, config: ExportConfig, out: Path, *, seal: Se
             | _summary(checkpoint, ours, lowerings, parity)
             | {"variant": config.variant, "support": support, "size": sizes, **agreement}
             | {"towers": tower_facts(checkpoint, planned, {r: found.counts for r, found in lowerings.items()})}
-            | {"minimum_versions": minimum_versions(lowerings), **inherited(parent.manifest)},
+            | {"minimum_versions": minimum_versions(lowerings), **inherited(parent.manifest)}
+            | ({"budget": limits} if budget and (limits := changed_limits(budget)) else {}),
             seal=seal,
         )
         meter.write(artifact)

@@ -1,13 +1,19 @@
 """What a bundle may cost, from recipes, files and single limits; what comes later counts."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 
+from dmedge.artifact import Artifact
 from dmedge.cli.budget import budget_option, read_budget, recipe_option
 from dmedge.errors import ConfigError
-from dmedge.evidence.verdict import Budget
+from dmedge.evidence.verdict import Budget, changed_limits
+from tests.tiny_bundles import onnx_bundle, tiny_checkpoint
+
+__all__ = ["onnx_bundle", "tiny_checkpoint"]
 
 LIMITS = "class_accuracy_drop = 0.02\nrecall_at_10 = 0.5\n"
 RECIPE = f'name = "pets"\n[[stage]]\nkind = "export"\ntarget = "web"\n[budget]\n{LIMITS}'
@@ -76,3 +82,21 @@ def test_a_shell_completes_limits_and_files() -> None:
         ("plain", "class_accuracy_drop="),
         ("plain", "class_macro_f1_drop="),
     ]
+
+
+def test_a_bundle_is_judged_by_what_it_was_exported_with(onnx_bundle: Artifact, tmp_path: Path) -> None:
+    limits = ["program_size_ratio=2", "worst_match_accuracy_drop=0.5"]
+    bundle = replace(onnx_bundle, manifest=replace(onnx_bundle.manifest, summary={"budget": budget_facts(limits)}))
+    assert budget_facts([]) == {}
+    carried = read_budget(None, [], bundle)
+    assert carried == Budget(program_size_ratio=2, worst_match_accuracy_drop=0.5)
+    assert read_budget(None, ["program_size_ratio=1"], bundle) == replace(carried, program_size_ratio=1)
+    assert read_budget("emoji-tiny", [], bundle) == read_budget("emoji-tiny", [])  # a recipe that is named counts alone
+    assert read_budget(None, [], onnx_bundle) == Budget()
+    odd = replace(onnx_bundle, manifest=replace(onnx_bundle.manifest, summary={"budget": {"recall_at_9": 1.0}}))
+    with pytest.raises(ConfigError, match="budget of the bundle: unknown key 'recall_at_9'"):
+        read_budget(None, [], odd)
+
+
+def budget_facts(limits: Sequence[str]) -> dict[str, float | None]:
+    return changed_limits(read_budget(None, limits))

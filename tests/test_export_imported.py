@@ -246,10 +246,12 @@ def test_commands_lead_from_hugging_face_to_both_runtimes(base: Path, monkeypatc
     DUALS["clip"](base / "tiny-clip")
     run("import", "tiny-clip")
     run("compress", "--int8", "runs/tiny-clip", "--out", "runs/small")
-    run("export", "runs/small", "--target", "linux-x86_64", "--out", "runs/bundle")
+    limits = ("--budget", "worst_language_retention=0.5", "--budget", "latency_ratio=2")
+    run("export", "runs/small", "--target", "linux-x86_64", *limits, "--out", "runs/bundle")
     made = load_artifact(base / "runs/bundle", kind="bundle")
     assert {program.runtime for program in made.manifest.programs} == {"onnxruntime", "executorch"}
     assert made.manifest.summary["precision"] == "int8"
+    assert made.manifest.summary["budget"] == {"worst_language_retention": 0.5, "latency_ratio": 2.0}
     assert_near(made)
 
 

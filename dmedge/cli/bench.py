@@ -64,9 +64,8 @@ def bench(
     chosen = bundle or default_artifact("bundle")
     settings["runner"] = None if runner is None else str(runner)
     config = load_config(BenchConfig, settings, where="bench")
-    evidence = prove(
-        chosen, config, out or chosen.sibling("bench"), baseline=baseline, budget=read_budget(recipe, limits)
-    )
+    budget = read_budget(recipe, limits, chosen)
+    evidence = prove(chosen, config, out or chosen.sibling("bench"), baseline=baseline, budget=budget)
     report = json.loads(evidence.file("bench.json").read_text(encoding="utf-8"))
     if junit is not None:
         write_junit(junit, [(chosen.name, report)], stage="bench")

@@ -9,6 +9,7 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dmedge.artifact import Artifact
     from dmedge.evidence.verdict import Budget
 
 
@@ -43,21 +44,25 @@ budget_option = click.option(
 )
 
 
-def read_budget(recipe: str | None, limits: "Sequence[str]") -> "Budget":
-    """The limits of a recipe, or the defaults, with some of them changed; what comes later counts.
+def read_budget(recipe: str | None, limits: "Sequence[str]", bundle: "Artifact | None" = None) -> "Budget":
+    """The limits of a recipe, of a bundle, or the defaults, with some of them changed; what comes later counts.
 
     Args:
         recipe: whose table [budget] to begin with.
         limits: "key=value", or the path of a TOML file with a table [budget] or with limits alone.
+        bundle: whose budget to begin with where no recipe is named.
 
     Raises:
         ConfigError: there is no such recipe, file or limit.
     """
     from dmedge.config import apply_overrides, find_recipe, load_config, read_toml
     from dmedge.errors import ConfigError
-    from dmedge.evidence.verdict import Budget
+    from dmedge.evidence.verdict import Budget, budget_of, changed_limits
 
-    table: dict[str, Any] = dict(read_toml(find_recipe(recipe)).get("budget", {})) if recipe else {}
+    if recipe:
+        table: dict[str, Any] = dict(read_toml(find_recipe(recipe)).get("budget", {}))
+    else:
+        table = changed_limits(budget_of(bundle.manifest.summary)) if bundle else {}
     for text in limits:
         if Path(text).is_file() or text.endswith(".toml"):
             table |= _limits_in(Path(text))

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dmedge.artifact import Artifact, download_bytes, program_bytes
+from dmedge.cli.budget import budget_option, read_budget, recipe_option
 from dmedge.cli.common import ArtifactParam, default_artifact, json_option, out_option, print_json
 from dmedge.variants import VARIANTS, bundle_name, variant_of
 
@@ -42,6 +43,8 @@ SHARE = click.FloatRange(0, 1)
     metavar="KEY",
     help="Sign every bundle with a private key in PEM; see docs/artifacts.md.",
 )
+@recipe_option
+@budget_option
 @click.option("--no-app", is_flag=True, help="For android and ios: write no app beside the bundle, in BUNDLE.app.")
 @out_option
 @click.option("--list-targets", is_flag=True, help="Show the targets and exit.")
@@ -52,6 +55,8 @@ def export(
     prompt_file: Path | None,
     prompt_texts: tuple[str, ...],
     key: Path | None,
+    recipe: str | None,
+    limits: tuple[str, ...],
     no_app: bool,
     out: Path | None,
     list_targets: bool,
@@ -62,7 +67,8 @@ def export(
 
     A bundle counts only after its programs were run in their own runtime and compared with torch.
     With several targets, --out names the directory that holds one bundle for each. Beside a bundle for android or ios
-    stands BUNDLE.app, a project that runs it.
+    stands BUNDLE.app, a project that runs it. What it may cost (--recipe, --budget) is what dmedge verify and dmedge
+    bench judge it by.
     """
     if list_targets:
         print_targets(as_json)
@@ -85,7 +91,10 @@ def export(
     names = [bundle_name(c.target, c.variant) for c in configs]
     places = [place(parent, name, out, len(targets)) for name in names]
     apps = () if no_app else check_apps(targets, places)
-    bundles = [export_bundle(parent, c, where, seal=seal) for c, where in zip(configs, places, strict=True)]
+    budget = read_budget(recipe, limits)
+    bundles = [
+        export_bundle(parent, c, where, seal=seal, budget=budget) for c, where in zip(configs, places, strict=True)
+    ]
     write_apps(bundles, apps)
     if as_json:
         print_json([facts(bundle) for bundle in bundles])

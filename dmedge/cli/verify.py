@@ -79,7 +79,8 @@ def verify(
 
     chosen = bundles or (default_artifact("bundle"),)
     config, places = VerifyConfig(**settings), places_of(chosen, out, "verify")
-    proofs = verify_each(chosen, config, places, baseline=baseline, budget=read_budget(recipe, limits))
+    budgets = [read_budget(recipe, limits, bundle) for bundle in chosen]
+    proofs = verify_each(chosen, config, places, baseline=baseline, budgets=budgets)
     if junit is not None:
         write_junit(junit, [(proof.bundle.name, proof.report) for proof in proofs], stage="verify")
     _print_json(proofs) if as_json else _print_proofs(proofs)

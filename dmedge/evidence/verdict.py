@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
+from dmedge.config import load_config
 from dmedge.evidence.bootstrap import Estimate
 from dmedge.evidence.config import CONFIDENCE
 
@@ -46,6 +47,21 @@ class Budget:
         for name, limit in asdict(self).items():
             if limit is not None and not (math.isfinite(limit) and limit >= 0):
                 raise ValueError(f"{name} is {limit}; expected a number from 0, or no such line")
+
+
+def changed_limits(budget: Budget) -> dict[str, float | None]:
+    """The limits that are not the defaults, by name: what a bundle says of its budget in its summary."""
+    defaults = asdict(Budget())
+    return {name: limit for name, limit in asdict(budget).items() if limit != defaults[name]}
+
+
+def budget_of(summary: Mapping[str, Any]) -> Budget:
+    """The budget that a bundle was exported with, by the summary of its manifest.
+
+    Raises:
+        ConfigError: it names a limit that is not known here.
+    """
+    return load_config(Budget, dict(summary.get("budget", {})), where="budget of the bundle")
 
 
 HEAD_DROPS: Mapping[str, tuple[str, str]] = {  # limit -> head and figure that it is of

@@ -15,7 +15,7 @@ from dmedge.evidence.accuracy import Measurement
 from dmedge.evidence.baseline import check_baseline, find_baseline
 from dmedge.evidence.choices import VARIANTS as DECIDING
 from dmedge.evidence.config import BenchConfig, VerifyConfig
-from dmedge.evidence.verdict import Budget
+from dmedge.evidence.verdict import Budget, budget_of
 from dmedge.flow.evaluate import open_evalset
 from dmedge.flow.twins import CACHE, fp32_twin
 from dmedge.manifest import read_manifest
@@ -32,7 +32,7 @@ def verify(
 
     Args:
         baseline: the float checkpoint [default: the eldest that the bundle was made from].
-        budget: what it may cost [default: the defaults of `Budget`].
+        budget: what it may cost [default: what it was exported with].
 
     Raises:
         ArtifactError: `out` exists, or bundle and baseline do not belong together.
@@ -58,7 +58,7 @@ def verify(
         out,
         data=data,
         config=config,
-        budget=budget or Budget(),
+        budget=budget or budget_of(bundle.manifest.summary),
         fp32_bundle=fp32_twin(baseline, bundle, out.parent / CACHE, config.runtime),
         measured_baseline=measured,
     )
@@ -71,7 +71,7 @@ def bench(
 
     Args:
         baseline: the float checkpoint [default: the eldest that the bundle was made from].
-        budget: its `latency_ratio` is judged, if it names one.
+        budget: its `latency_ratio` is judged, if it names one [default: that of the export].
 
     Raises:
         ArtifactError: `out` exists, or bundle and baseline do not belong together.
@@ -97,7 +97,7 @@ def bench(
         out,
         data=without_languages(open_evalset(config.data, style=config.style), dropped),
         config=config,
-        budget=budget or Budget(),
+        budget=budget or budget_of(bundle.manifest.summary),
         accuracy=find_accuracy(bundle),
         probe=_probe(bundle, config, out.parent / CACHE),
     )

@@ -12,7 +12,7 @@ from dmedge.evidence.baseline import check_baseline, find_baseline
 from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.measured import REPORT
 from dmedge.evidence.standing import Standing, standing
-from dmedge.evidence.verdict import Budget
+from dmedge.evidence.verdict import Budget, budget_of
 from dmedge.flow.prove import verify
 
 __all__ = ["Proof", "VerifyConfig", "places_of", "verify_each"]
@@ -64,11 +64,14 @@ def verify_each(
     places: Sequence[Path],
     *,
     baseline: Artifact | None = None,
-    budget: Budget | None = None,
+    budgets: Sequence[Budget] | None = None,
 ) -> list[Proof]:
     """Judge every bundle as `verify` does; nothing is begun if a baseline does not fit.
 
     A baseline that several share is measured once, where they kept the same languages.
+
+    Args:
+        budgets: what each of them may cost [default: what it was exported with].
 
     Raises:
         ArtifactError: a place is taken, or bundle and baseline do not belong together.
@@ -79,7 +82,8 @@ def verify_each(
     for bundle, theirs in zip(bundles, baselines, strict=True):
         check_baseline(bundle, theirs)
     proofs = []
-    for bundle, theirs, place in zip(bundles, baselines, places, strict=True):
+    limits = budgets or [budget_of(bundle.manifest.summary) for bundle in bundles]
+    for bundle, theirs, place, budget in zip(bundles, baselines, places, limits, strict=True):
         evidence = verify(bundle, config, place, baseline=theirs, budget=budget)
         proofs.append(Proof(bundle, evidence, json.loads(evidence.file(REPORT).read_text(encoding="utf-8"))))
     return proofs

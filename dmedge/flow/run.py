@@ -187,7 +187,7 @@ def _export(config: Any, sources: Sources, out: Path) -> Artifact:
     from dmedge.export.bundle import export_bundle
 
     assert sources.checkpoint is not None
-    return export_bundle(sources.checkpoint, config, out)
+    return export_bundle(sources.checkpoint, config, out, budget=sources.recipe.budget)
 
 
 def _verify(config: Any, sources: Sources, out: Path) -> Artifact:
