@@ -21,6 +21,7 @@ from dmedge.evidence.browser import check_in_browser, open_browser_session
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.verdict import Budget
 from dmedge.export.bundle import ExportConfig, export_bundle
+from dmedge.flow.prove import bench
 from tests.proven_bundles import data, pictures
 from tests.tiny_bundles import CONFIG, bundle_once, tiny_checkpoint, write_checkpoint
 
@@ -37,19 +38,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Artifact) -> Artifact:
-    return export_text(checkpoint)
+def bundle(checkpoint: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Not beside its checkpoint, where benchmarks look for twins."""
+    return export_text(checkpoint, tmp_path_factory.mktemp("webgpu") / "web")
 
 
 @pytest.fixture(scope="module")
 def int8_bundle(checkpoint: Artifact) -> Artifact:
     config = CompressConfig(int8=True, ledger_texts=0, calibration_items=8)
-    return export_text(compress_artifact(checkpoint, config, checkpoint.sibling("int8")))
+    int8 = compress_artifact(checkpoint, config, checkpoint.sibling("int8"))
+    return export_text(int8, int8.sibling("web"))
 
 
-def export_text(checkpoint: Artifact) -> Artifact:
-    config = ExportConfig(target="web", runtimes=("onnxruntime",), variant="text-only")
-    return export_bundle(checkpoint, config, checkpoint.sibling("web"))
+def export_text(checkpoint: Artifact, out: Path) -> Artifact:
+    return export_bundle(checkpoint, ExportConfig(target="web", runtimes=("onnxruntime",), variant="text-only"), out)
 
 
 @pytest.fixture
@@ -68,21 +70,22 @@ def test_the_command_replays_the_pack_on_webgpu(bundle: Artifact) -> None:
 
 
 @pytest.mark.slow
-def test_what_webgpu_would_leave_to_webassembly_has_no_latency(
-    int8_bundle: Artifact, bundle: Artifact, checkpoint: Artifact, data: EvalSet, tmp_path: Path
+def test_what_webgpu_would_leave_to_webassembly_is_refused_before_its_twin_is_exported(
+    int8_bundle: Artifact, checkpoint: Artifact, pictures: Path, tmp_path: Path
 ) -> None:
     message = "on WebGPU, onnxruntime-web leaves .*MatMulInteger.* of encode_text to WebAssembly; .* use --device web"
-    out = tmp_path / "bench"
     with pytest.raises(DmedgeError, match=message):
-        bench_bundle(int8_bundle, bundle, checkpoint, out, data=data, config=BENCH, budget=Budget())
-    assert not out.exists()
+        bench(int8_bundle, replace(BENCH, data=str(pictures)), tmp_path / "bench", baseline=checkpoint)
+    assert not list(tmp_path.iterdir())  # neither evidence nor the folder of twins
 
 
 @pytest.mark.thorough
 def test_a_benchmark_on_webgpu_names_what_computed(
     bundle: Artifact, checkpoint: Artifact, data: EvalSet, tmp_path: Path
 ) -> None:
-    evidence = bench_bundle(bundle, bundle, checkpoint, tmp_path / "bench", data=data, config=BENCH, budget=Budget())
+    evidence = bench_bundle(
+        bundle, lambda: bundle, checkpoint, tmp_path / "bench", data=data, config=BENCH, budget=Budget()
+    )
     report = json.loads(evidence.file("bench.json").read_text("utf-8"))
     adapter = Adapter(**report["runtime"]["adapter"])
     label = rf"headless Chromium [\d.]+ on this host, WebGPU by {re.escape(str(adapter))}, not a phone"

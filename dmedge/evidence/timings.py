@@ -1,5 +1,6 @@
 """All measurements of one benchmark: parity first, then turns, then starts and memory.
 
+The full-precision twin, whose export takes long, is asked for when the bundle itself has run and shown parity.
 The two processes that have shown parity take turns on the same pictures and texts. What an app does around
 the programs (decoding, resizing, tokenising) is timed apart, in this process, and not at all
 for another machine.
@@ -42,6 +43,7 @@ from dmedge.runtime.session import runtime_of
 class Timings:
     """Everything that was measured; a side is "artifact" or "fp32"."""
 
+    sides: Mapping[str, Artifact]
     parity: Mapping[str, ParityReport]
     starts: Mapping[str, Sequence[Mapping[str, Any]]]
     cases: Sequence[Paired]
@@ -54,29 +56,32 @@ class Timings:
 
 
 def take_timings(
-    sides: Mapping[str, Artifact],
+    bundle: Artifact,
+    find_twin: Callable[[], Artifact],
     data: EvalSet,
     config: BenchConfig,
     device: Device | BrowserDevice | None = None,
-    probe: Artifact | None = None,
+    find_probe: Callable[[], Artifact] | None = None,
     *,
     baseline: Artifact,
 ) -> Timings:
-    """Measure the two bundles in `sides`, "artifact" and "fp32".
+    """Measure `bundle` and its full-precision twin.
 
     Args:
+        find_twin: finds or exports the bundle of the side "fp32".
         device: where they run, by native runners or in a browser [default: here, by the Python package of their
             runtime].
-        probe: what tells the peaks of the runtime; without it there is no roofline.
+        find_probe: finds or exports what tells the peaks of the runtime; without it there is no roofline.
         baseline: the checkpoint of the side "fp32".
 
     Raises:
-        DmedgeError: the device is not reached, or went away.
+        DmedgeError: the device is not reached, cannot run the bundle, or went away.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
     facts_of = local_facts if device is None else device.facts
-    before = facts_of()
-    runtime = runtime_of(sides["artifact"], config.runtime)
+    facts_of()  # a device that is not reached is refused before anything is made for it
+    sides = {"artifact": bundle}
+    runtime = runtime_of(bundle, config.runtime)
 
     def open_side(side: str) -> Encoder:
         return Encoder(sides[side], threads=config.threads, runtime=runtime, device=device)
@@ -84,7 +89,9 @@ def take_timings(
     parity: dict[str, ParityReport] = {}
     with ExitStack() as stack:
         mine = stack.enter_context(open_side("artifact"))
-        parity["artifact"] = _parity(sides["artifact"], mine)
+        parity["artifact"] = _parity(bundle, mine)
+        sides["fp32"] = find_twin()
+        before = facts_of()
         workload = draw_workload(data, mine)
         front = time_front_end(workload, mine) if device is None else {}
         theirs = stack.enter_context(open_side("fp32"))
@@ -92,10 +99,10 @@ def take_timings(
         cases = _take_turns(mine, theirs, workload, config.rounds)
         facts = mine.facts()[0]
     starts = _time_starts(open_side, list(sides), workload, config.repeats)
-    profile = profile_cases(sides["artifact"], cases, runtime, config.threads) if config.profile else None
+    profile = profile_cases(bundle, cases, runtime, config.threads) if config.profile else None
     roofline = None
-    if probe is not None:
-        loaded = open_anywhere(probe, runtime, device, config.threads)
+    if find_probe is not None:
+        loaded = open_anywhere(find_probe(), runtime, device, config.threads)
         roofline = measure_roofline(loaded, sides, open_side, workload, baseline, here=device is None)
     version: dict[str, Any] = {key: facts[key] for key in ("runtime", "version", "threads", "adapter") if key in facts}
     sustained = None
@@ -103,7 +110,7 @@ def take_timings(
         with open_side("artifact") as encoder:
             sustained = measure_sustained(encoder.session, cases, config.minutes, facts_of)
     host = {"before": before, "after": facts_of()}
-    return Timings(parity, starts, cases, front, version, host, profile, roofline, sustained)
+    return Timings(sides, parity, starts, cases, front, version, host, profile, roofline, sustained)
 
 
 def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int) -> list[Paired]:
