@@ -57,7 +57,7 @@ def bench_bundle(
     Raises:
         ArtifactError: `out` exists, or the two are no bundles for one target.
         ConfigError: there is no such device.
-        DmedgeError: the device is not reached, or cannot run the bundle.
+        DmedgeError: the device is not reached, cannot run the bundle, or is software in place of a GPU.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
     check_passes(config)

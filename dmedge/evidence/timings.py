@@ -16,7 +16,8 @@ from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.local import local_facts
 from dmedge.devices.protocol import Device
-from dmedge.errors import VerifyError
+from dmedge.devices.webgpu import no_gpu_times
+from dmedge.errors import DmedgeError, VerifyError
 from dmedge.evidence.browser import check_in_browser
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.latency import Nanoseconds, Paired, measure
@@ -75,7 +76,7 @@ def take_timings(
         baseline: the checkpoint of the side "fp32".
 
     Raises:
-        DmedgeError: the device is not reached, cannot run the bundle, or went away.
+        DmedgeError: the device is not reached, cannot run the bundle, went away, or is software in place of a GPU.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
     facts_of = local_facts if device is None else device.facts
@@ -90,6 +91,7 @@ def take_timings(
     with ExitStack() as stack:
         mine = stack.enter_context(open_side("artifact"))
         parity["artifact"] = _parity(bundle, mine)
+        _check_times(bundle, mine, parity["artifact"])
         sides["fp32"] = find_twin()
         before = facts_of()
         workload = draw_workload(data, mine)
@@ -135,6 +137,16 @@ def _parity(artifact: Artifact, encoder: Encoder) -> ParityReport:
             "ones; expected 1 at most; wrong answers have no latency: run dmedge verify, then export again"
         )
     return parity
+
+
+def _check_times(artifact: Artifact, encoder: Encoder, parity: ParityReport) -> None:
+    """Where software emulates a GPU, end with what can be told there: that the outputs agree."""
+    session = encoder.session
+    if isinstance(session, BrowserSession) and session.software is not None:
+        raise DmedgeError(
+            f"{artifact.root}: its outputs agree, at {parity.error_ratio:.2g} of the tolerance at most, and nothing "
+            f"was timed: {no_gpu_times(session.software)}"
+        )
 
 
 def _time_starts(

@@ -78,7 +78,7 @@ def bench(
     Raises:
         ArtifactError: `out` exists, or bundle and baseline do not belong together.
         ConfigError: there is no such device.
-        DmedgeError: the device is not reached, or cannot run the bundle.
+        DmedgeError: the device is not reached, cannot run the bundle, or is software in place of a GPU.
         VerifyError: a bundle does not compute what it should.
     """
     from dmedge.devices.names import BROWSERS, check_device
