@@ -35,8 +35,9 @@ from dmedge.evidence.workload import (
     time_front_end,
 )
 from dmedge.logs import progress
+from dmedge.runtime.anywhere import open_anywhere
 from dmedge.runtime.browser_session import BrowserSession
-from dmedge.runtime.encoder import Encoder, open_anywhere
+from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import runtime_of
 
 
