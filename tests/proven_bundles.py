@@ -66,7 +66,9 @@ def bench_evidence(
 ) -> Artifact:
     def make(out: Path) -> Artifact:
         budget = Budget(latency_ratio=1000.0)
-        return bench_bundle(onnx_int8_bundle, onnx_bundle, tiny_checkpoint, out, data=data, config=BENCH, budget=budget)
+        return bench_bundle(
+            onnx_int8_bundle, lambda: onnx_bundle, tiny_checkpoint, out, data=data, config=BENCH, budget=budget
+        )
 
     return made_once(tmp_path_factory, f"{onnx_int8_bundle.name}-bench", make)
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,18 @@ def evidence(
 ) -> Artifact:
     """With every pass."""
     folder = tmp_path_factory.mktemp("passes")
-    sides, probe = (onnx_int8_bundle, onnx_bundle, tiny_checkpoint), probe_bundle("onnxruntime", folder / "cache")
-    assert probe_bundle("onnxruntime", folder / "cache").root == probe.root  # made once
-    return bench_bundle(*sides, folder / "bench", data=data, config=PASSES, budget=Budget(), probe=probe)
+    find_probe = partial(probe_bundle, "onnxruntime", folder / "cache")
+    assert find_probe().root == find_probe().root  # made once
+    return bench_bundle(
+        onnx_int8_bundle,
+        lambda: onnx_bundle,
+        tiny_checkpoint,
+        folder / "bench",
+        data=data,
+        config=PASSES,
+        budget=Budget(),
+        find_probe=find_probe,
+    )
 
 
 @pytest.fixture(scope="module")

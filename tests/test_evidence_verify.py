@@ -172,7 +172,15 @@ def test_other_golden_outputs_fail_parity_and_stop_a_benchmark(
     assert report.programs["encode_text"].min_cosine < 0
     assert report.programs["fuse"].is_within
     with pytest.raises(VerifyError, match="wrong answers have no latency"):
-        bench_bundle(broken, onnx_bundle, tiny_checkpoint, tmp_path / "bench", data=data, config=BENCH, budget=Budget())
+        bench_bundle(
+            broken,
+            lambda: pytest.fail("the twin was asked for"),
+            tiny_checkpoint,
+            tmp_path / "bench",
+            data=data,
+            config=BENCH,
+            budget=Budget(),
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.environment import tool_versions
-from dmedge.errors import ArtifactError, DataError
+from dmedge.errors import ArtifactError, DataError, DmedgeError
 from dmedge.export import bundle as export_module
 from dmedge.flow.prove import (
     BenchConfig,
@@ -23,8 +23,11 @@ from dmedge.flow.prove import (
 )
 from dmedge.flow.twins import TwinsAhead, fp32_twin, make_twin
 from dmedge.manifest import Kind, Program, Runtime
+from tests.proven_bundles import pictures
 from tests.tiny_bundles import CONFIG, write_checkpoint
 from tests.tiny_training import tiny_evalset
+
+__all__ = ["pictures"]  # a fixture
 
 
 def make(
@@ -131,6 +134,18 @@ def test_nothing_is_exported_for_a_place_that_is_taken(baseline: Artifact, tmp_p
     with pytest.raises(ArtifactError, match="expected a bundle for browsers"):
         bench(bundle, BenchConfig(device="web"), tmp_path / "out", baseline=baseline)
     assert exported == []
+
+
+def test_nothing_is_exported_for_a_device_that_is_not_reached(
+    baseline: Artifact, tmp_path: Path, exported: list[str], pictures: Path
+) -> None:
+    bundle = make(tmp_path / "board", baseline, target="linux-x86_64", scheme="int8_rows")
+    config = BenchConfig(device="ssh:nobody@127.0.0.1:9", data=str(pictures), roofline=True)
+    with pytest.raises(
+        DmedgeError, match=r"ssh:nobody@127.0.0.1:9: ssh ended with exit status 255 and said: .*refused"
+    ):
+        bench(bundle, config, tmp_path / "out", baseline=baseline)
+    assert exported == [] and not (tmp_path / "out").exists()
 
 
 def test_accuracy_is_that_of_the_same_bundle(baseline: Artifact, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 from dmedge.artifact import Artifact
 from dmedge.errors import ArtifactError, DataError, DmedgeError
 from dmedge.patience import patient_progress
-from dmedge.runtime import encoder as encoder_module
-from dmedge.runtime.encoder import Encoder, context_length
+from dmedge.runtime import shared_work
+from dmedge.runtime.encoder import Encoder
+from dmedge.runtime.front_end import context_length
 from tests.conftest import MakeArtifact
 from tests.tiny_bundles import CONFIG, WORDS, onnx_bundle, pte_bundle, tiny_checkpoint
 
@@ -75,7 +76,7 @@ def test_nothing_embeds_as_nothing(baseline: Encoder) -> None:
 def test_workers_share_the_work_and_keep_the_order(
     onnx_bundle: Artifact, baseline: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_module, "CHUNK", 3)  # many chunks for two workers to race for
+    monkeypatch.setattr(shared_work, "CHUNK", 3)  # many chunks for two workers to race for
     texts = [f"{word} {i}" for i in range(6) for word in WORDS]
     with Encoder(onnx_bundle, workers=2) as encoder:
         assert_close(encoder.texts(texts), baseline.texts(texts))

@@ -175,7 +175,7 @@ def test_a_benchmark_in_chromium_says_whose_figures_these_are(
     config, budget = BenchConfig(device="web", rounds=2, repeats=1), Budget(latency_ratio=1000.0)
     place = tmp_path / "bench"
     evidence = bench_bundle(
-        bundles["int8"], bundles["float"], tiny_checkpoint, place, data=data, config=config, budget=budget
+        bundles["int8"], lambda: bundles["float"], tiny_checkpoint, place, data=data, config=config, budget=budget
     )
     report = json.loads(evidence.file("bench.json").read_text("utf-8"))
     assert re.fullmatch(r"headless Chromium [\d.]+ on this host, not a phone", report["label"])

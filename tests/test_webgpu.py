@@ -1,7 +1,7 @@
 """Bundles on WebGPU in headless Chromium: here on software, in place of a GPU, and said to be so."""
 
-import json
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +11,18 @@ from click.testing import CliRunner
 from dmedge.artifact import Artifact
 from dmedge.cli.main import cli
 from dmedge.compress.recipe import CompressConfig, compress_artifact
-from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import find_chromium
 from dmedge.devices.inventory import list_devices
-from dmedge.devices.webgpu import Adapter, ask_for_adapter
+from dmedge.devices.webgpu import FLAGS, Adapter, ask_for_adapter
 from dmedge.errors import DmedgeError
-from dmedge.evidence.bench import bench_bundle
 from dmedge.evidence.browser import check_in_browser, open_browser_session
 from dmedge.evidence.config import BenchConfig
-from dmedge.evidence.verdict import Budget
 from dmedge.export.bundle import ExportConfig, export_bundle
-from tests.proven_bundles import data, pictures
-from tests.tiny_bundles import CONFIG, bundle_once, tiny_checkpoint, write_checkpoint
+from dmedge.flow.prove import bench
+from tests.proven_bundles import pictures
+from tests.tiny_bundles import CONFIG, bundle_once, example_inputs, tiny_checkpoint, write_checkpoint
 
-__all__ = ["data", "pictures", "tiny_checkpoint"]  # fixtures
+__all__ = ["pictures", "tiny_checkpoint"]  # fixtures
 
 BENCH = BenchConfig(device="web:webgpu", rounds=2, repeats=1)
 INFO = {"vendor": "google", "architecture": "", "device": "", "description": "", "isFallbackAdapter": False}
@@ -37,26 +35,39 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Artifact) -> Artifact:
-    return export_text(checkpoint)
+def bundle(checkpoint: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Not beside its checkpoint, where benchmarks look for twins."""
+    return export_text(checkpoint, tmp_path_factory.mktemp("webgpu") / "web")
 
 
 @pytest.fixture(scope="module")
 def int8_bundle(checkpoint: Artifact) -> Artifact:
     config = CompressConfig(int8=True, ledger_texts=0, calibration_items=8)
-    return export_text(compress_artifact(checkpoint, config, checkpoint.sibling("int8")))
+    int8 = compress_artifact(checkpoint, config, checkpoint.sibling("int8"))
+    return export_text(int8, int8.sibling("web"))
 
 
-def export_text(checkpoint: Artifact) -> Artifact:
-    config = ExportConfig(target="web", runtimes=("onnxruntime",), variant="text-only")
-    return export_bundle(checkpoint, config, checkpoint.sibling("web"))
+def export_text(checkpoint: Artifact, out: Path) -> Artifact:
+    return export_bundle(checkpoint, ExportConfig(target="web", runtimes=("onnxruntime",), variant="text-only"), out)
 
 
 @pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The browser as it starts by itself without a window: it gives pages no GPU, not even one of software."""
-    monkeypatch.setattr("dmedge.devices.webgpu.FLAGS", ())
-    monkeypatch.setattr("dmedge.runtime.browser_session.FLAGS", ())
+    yield from _started_with((), monkeypatch)
+
+
+@pytest.fixture
+def software(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The software that the browser brings, even on a machine that has a GPU."""
+    yield from _started_with((*FLAGS, "--use-webgpu-adapter=swiftshader"), monkeypatch)
+
+
+def _started_with(flags: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for module in ("devices.webgpu", "runtime.browser_session"):
+        monkeypatch.setattr(f"dmedge.{module}.FLAGS", flags)
+    ask_for_adapter.cache_clear()
+    yield
     ask_for_adapter.cache_clear()
 
 
@@ -68,31 +79,38 @@ def test_the_command_replays_the_pack_on_webgpu(bundle: Artifact) -> None:
 
 
 @pytest.mark.slow
-def test_what_webgpu_would_leave_to_webassembly_has_no_latency(
-    int8_bundle: Artifact, bundle: Artifact, checkpoint: Artifact, data: EvalSet, tmp_path: Path
+def test_what_webgpu_would_leave_to_webassembly_is_refused_before_its_twin_is_exported(
+    int8_bundle: Artifact, checkpoint: Artifact, pictures: Path, tmp_path: Path
 ) -> None:
     message = "on WebGPU, onnxruntime-web leaves .*MatMulInteger.* of encode_text to WebAssembly; .* use --device web"
-    out = tmp_path / "bench"
     with pytest.raises(DmedgeError, match=message):
-        bench_bundle(int8_bundle, bundle, checkpoint, out, data=data, config=BENCH, budget=Budget())
-    assert not out.exists()
+        bench(int8_bundle, replace(BENCH, data=str(pictures)), tmp_path / "bench", baseline=checkpoint)
+    assert not list(tmp_path.iterdir())  # neither evidence nor the folder of twins
 
 
-@pytest.mark.thorough
-def test_a_benchmark_on_webgpu_names_what_computed(
-    bundle: Artifact, checkpoint: Artifact, data: EvalSet, tmp_path: Path
+@pytest.mark.slow
+def test_software_in_place_of_a_gpu_shows_its_outputs_and_no_time(
+    bundle: Artifact, checkpoint: Artifact, pictures: Path, software: None, tmp_path: Path
 ) -> None:
-    evidence = bench_bundle(bundle, bundle, checkpoint, tmp_path / "bench", data=data, config=BENCH, budget=Budget())
-    report = json.loads(evidence.file("bench.json").read_text("utf-8"))
-    adapter = Adapter(**report["runtime"]["adapter"])
-    label = rf"headless Chromium [\d.]+ on this host, WebGPU by {re.escape(str(adapter))}, not a phone"
-    assert re.fullmatch(label, report["label"])
-    assert adapter.vendor and adapter.is_software == ("no GPU" in report["label"])
-    assert report["device"] == "web:webgpu"
-    for side in ("artifact", "fp32"):
-        assert report["parity"][side]["error_ratio"] <= 1 and report["parity"][side]["texts"] > 0
-        assert report["start"][side]["load_ms"] > 0
-    assert set(report["programs"]) == {"encode_text", "encode_text_longest"}
+    command = ["bench", str(bundle.root), "--baseline", str(checkpoint.root), "--data", str(pictures)]
+    done = CliRunner().invoke(cli, [*command, "--device", "web:webgpu", "--out", str(tmp_path / "bench")])
+    assert done.exit_code == 1 and not done.stdout
+    message = (
+        r"web: its outputs agree, at 0\.\d+ of the tolerance at most, and nothing was timed: web:webgpu computes here "
+        r"by software \(google swiftshader\), no GPU: .* no latency of any device; expected a GPU .*; use --device web,"
+    )
+    assert re.search(message, " ".join(done.stderr.split()))
+    assert not list(tmp_path.iterdir())  # neither evidence nor the folder of twins
+
+
+@pytest.mark.slow
+def test_a_session_on_software_has_no_times(bundle: Artifact, software: None) -> None:
+    with open_browser_session(bundle, provider="webgpu") as session:
+        with pytest.raises(DmedgeError, match=r"software \(google swiftshader\), no GPU: .* no latency of any device"):
+            session.time("encode_text", example_inputs("encode_text"), 1)
+        facts = session.facts()
+    assert [facts[key] for key in ("load_ms", "base_rss_bytes", "peak_rss_bytes")] == [None] * 3
+    assert Adapter(**facts["adapter"]).is_software
 
 
 @pytest.mark.slow
@@ -116,6 +134,10 @@ def test_all_programs_run_on_webgpu(tiny_checkpoint: Artifact, tmp_path_factory:
     ("info", "words"),
     [
         ({"architecture": "swiftshader"}, "software (google swiftshader), no GPU"),
+        (
+            {"vendor": "", "description": "llvmpipe (LLVM 15.0.7, 256 bits)"},
+            "software (llvmpipe (LLVM 15.0.7, 256 bits)), no GPU",
+        ),
         ({"isFallbackAdapter": True}, "software (google), no GPU"),
         ({"architecture": "gen-5"}, "google gen-5"),
         ({"description": "A GPU 7"}, "A GPU 7"),

@@ -16,6 +16,7 @@ from dmedge.manifest import Runtime
 
 Tells = Literal["outputs and times", "outputs"]
 BOTH: Tells = "outputs and times"
+OUTPUTS: Tells = "outputs"
 RUNNERS: tuple[Runtime, ...] = ("executorch", "onnxruntime")  # that have a native runner
 
 
@@ -52,7 +53,7 @@ def _reached(form: str, description: str, client: Need) -> Listed:
 
 
 def _native(name: str, description: str) -> Listed:
-    tells: Tells = BOTH if name in DEVICES else "outputs"
+    tells: Tells = BOTH if name in DEVICES else OUTPUTS
     problem = host_problem()
     if problem is not None:
         # This machine itself runs programs in worker processes, by the runtimes' Python packages.
@@ -86,4 +87,5 @@ def _webgpu(web: Listed) -> Listed:
         adapter = ask_for_adapter(find_chromium())
     except DmedgeError as error:
         return replace(listed, missing=("adapter",), description=f"{listed.description}; {error}")
-    return replace(listed, description=f"{listed.description}; here: {adapter}")
+    tells: Tells = OUTPUTS if adapter.is_software else BOTH
+    return replace(listed, tells=tells, description=f"{listed.description}; here: {adapter}")

@@ -6,12 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from dmedge.devices.browser import BrowserPage
+from dmedge.devices.browser import NAMES, BrowserPage
 from dmedge.devices.loopback import LoopbackServer
 from dmedge.errors import DmedgeError
 
 PAGE = Path(__file__).parent / "web"
-SOFTWARE = "swiftshader"  # what Chromium brings for machines without a GPU
+# In the names of what computes on the processor: Chromium's own, Mesa's and that of Windows.
+SOFTWARE = ("swiftshader", "llvmpipe", "lavapipe", "basic render")
 
 # Without a window, and on Linux, Chromium gives pages no GPU by itself.
 # Source: https://developer.chrome.com/blog/supercharge-web-ai-testing
@@ -34,7 +35,7 @@ class Adapter:
     architecture: str
     device: str
     description: str
-    is_software: bool  # made of software: the processor computes, and its times are those of no GPU
+    is_software: bool  # made of software: the processor computes, and has no time to tell of a GPU
 
     @classmethod
     def read(cls, info: Mapping[str, Any]) -> Self:
@@ -42,14 +43,23 @@ class Adapter:
         vendor, architecture, device, description = (
             str(info[key]) for key in ("vendor", "architecture", "device", "description")
         )
-        is_software = bool(info["isFallbackAdapter"]) or architecture == SOFTWARE
+        names = f"{vendor} {architecture} {device} {description}".lower()
+        is_software = bool(info["isFallbackAdapter"]) or any(name in names for name in SOFTWARE)
         return cls(vendor, architecture, device, description, is_software)
 
     def __str__(self) -> str:
         names = " ".join(name for name in (self.vendor, self.architecture) if name)
         if self.is_software:
-            return f"software ({names or 'not named'}), no GPU"
+            return f"software ({names or self.description or 'not named'}), no GPU"
         return self.description or names or "a GPU that is not named"
+
+
+def no_gpu_times(adapter: Adapter) -> DmedgeError:
+    """The error of whoever asks software in place of a GPU for a time."""
+    return DmedgeError(
+        f"{NAMES['webgpu']} computes here by {adapter}: a time taken there is the emulation's, and no latency of any "
+        "device; expected a GPU that Chromium can use; use --device web, which needs none"
+    )
 
 
 def find_adapter(page: BrowserPage) -> Adapter:

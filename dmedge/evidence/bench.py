@@ -1,7 +1,7 @@
 """The `bench` stage: how long a bundle takes beside the fp32 bundle for the same target."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ FRONT |= {"classify": "decode_resize"}
 
 def bench_bundle(
     bundle: Artifact,
-    fp32_bundle: Artifact,
+    find_twin: Callable[[], Artifact],
     baseline: Artifact,
     out: Path,
     *,
@@ -43,30 +43,40 @@ def bench_bundle(
     config: BenchConfig,
     budget: Budget,
     accuracy: Mapping[str, Any] | None = None,
-    probe: Artifact | None = None,
+    find_probe: Callable[[], Artifact] | None = None,
 ) -> Artifact:
-    """Time `bundle` and `fp32_bundle` in turns and write the evidence.
+    """Time `bundle` and its full-precision twin in turns and write the evidence.
 
     Args:
-        baseline: the float checkpoint that `fp32_bundle` was exported from.
+        find_twin: finds or exports the twin; asked when `bundle` has run on the device and computes what it should.
+        baseline: the float checkpoint that the twin is exported from.
         data: what `config` names; its pictures and texts are run.
         accuracy: what verification found of `bundle`; a latency without it is no result.
-        probe: measures the peaks of the runtime, for the roofline that `config` asks for.
+        find_probe: finds or exports what measures the peaks of the runtime, for the roofline that `config` asks for.
 
     Raises:
         ArtifactError: `out` exists, or the two are no bundles for one target.
         ConfigError: there is no such device.
+        DmedgeError: the device is not reached, cannot run the bundle, or is software in place of a GPU.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
     check_passes(config)
     device = timing_device(config.device, Path(config.runner) if config.runner else None)
     if isinstance(device, BrowserDevice):
         check_loader(bundle)
-    sides = {"artifact": bundle, "fp32": fp32_bundle}
-    _check_sides(sides)
+    target = bundle.manifest.target
+    _check_side(bundle, target)
     with new_artifact(out) as draft:
-        timings = take_timings(sides, data, config, device, probe if config.roofline else None, baseline=baseline)
-        report = _report(sides, baseline, timings, budget)
+        timings = take_timings(
+            bundle,
+            lambda: _check_side(find_twin(), target),
+            data,
+            config,
+            device,
+            find_probe if config.roofline else None,
+            baseline=baseline,
+        )
+        report = _report(timings, baseline, budget)
         label = _label(device, timings)
         report |= {"label": label, "device": config.device, "accuracy": accuracy}
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -76,10 +86,14 @@ def bench_bundle(
             kind="evidence",
             stage=STAGE,
             config=asdict(config) | {"data": data.name, "budget": asdict(budget), "runner": runner_digest(config)},
-            parents={"artifact": bundle.digest, "baseline": baseline.digest, "fp32_bundle": fp32_bundle.digest},
+            parents={
+                "artifact": bundle.digest,
+                "baseline": baseline.digest,
+                "fp32_bundle": timings.sides["fp32"].digest,
+            },
             summary={"label": label, "verdict": report["verdict"]}
             | {f"{name}_ratio": round(row["ratio"]["value"], 4) for name, row in report["programs"].items()},
-            target=bundle.manifest.target,
+            target=target,
         )
 
 
@@ -124,18 +138,18 @@ def check_passes(config: BenchConfig) -> None:
         )
 
 
-def _check_sides(sides: Mapping[str, Artifact]) -> None:
-    target = sides["artifact"].manifest.target
-    for side in sides.values():
-        if side.manifest.kind != "bundle" or side.manifest.target != target:
-            raise ArtifactError(
-                f"{side.root}: a {side.manifest.kind} for target {side.manifest.target}; expected a bundle for "
-                f"{target}; only bundles for one target are compared; run dmedge export"
-            )
+def _check_side(side: Artifact, target: str | None) -> Artifact:
+    if side.manifest.kind != "bundle" or side.manifest.target != target:
+        raise ArtifactError(
+            f"{side.root}: a {side.manifest.kind} for target {side.manifest.target}; expected a bundle for "
+            f"{target}; only bundles for one target are compared; run dmedge export"
+        )
+    return side
 
 
-def _report(sides: Mapping[str, Artifact], baseline: Artifact, timings: Timings, budget: Budget) -> dict[str, Any]:
+def _report(timings: Timings, baseline: Artifact, budget: Budget) -> dict[str, Any]:
     """The content of bench.json."""
+    sides = timings.sides
     lines = judge_latency(timings.cases, budget)
     runtime = timings.runtime["runtime"]
     coverage = measure_coverage(sides["artifact"], runtime)

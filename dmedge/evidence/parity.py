@@ -19,7 +19,7 @@ from dmedge.data.hf_tokenizer import open_tokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.errors import ArtifactError
 from dmedge.evidence.pack import SCORES, Pack, brief_text, golden_key, read_pack
-from dmedge.runtime.encoder import context_length
+from dmedge.runtime.front_end import context_length
 from dmedge.runtime.session import Session
 from dmedge.runtime.wire import Array
 

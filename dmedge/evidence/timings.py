@@ -1,5 +1,6 @@
 """All measurements of one benchmark: parity first, then turns, then starts and memory.
 
+The full-precision twin, whose export takes long, is asked for when the bundle itself has run and shown parity.
 The two processes that have shown parity take turns on the same pictures and texts. What an app does around
 the programs (decoding, resizing, tokenising) is timed apart, in this process, and not at all
 for another machine.
@@ -15,7 +16,8 @@ from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.local import local_facts
 from dmedge.devices.protocol import Device
-from dmedge.errors import VerifyError
+from dmedge.devices.webgpu import no_gpu_times
+from dmedge.errors import DmedgeError, VerifyError
 from dmedge.evidence.browser import check_in_browser
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.latency import Nanoseconds, Paired, measure
@@ -33,8 +35,9 @@ from dmedge.evidence.workload import (
     time_front_end,
 )
 from dmedge.logs import progress
+from dmedge.runtime.anywhere import open_anywhere
 from dmedge.runtime.browser_session import BrowserSession
-from dmedge.runtime.encoder import Encoder, open_anywhere
+from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import runtime_of
 
 
@@ -42,6 +45,7 @@ from dmedge.runtime.session import runtime_of
 class Timings:
     """Everything that was measured; a side is "artifact" or "fp32"."""
 
+    sides: Mapping[str, Artifact]
     parity: Mapping[str, ParityReport]
     starts: Mapping[str, Sequence[Mapping[str, Any]]]
     cases: Sequence[Paired]
@@ -54,29 +58,32 @@ class Timings:
 
 
 def take_timings(
-    sides: Mapping[str, Artifact],
+    bundle: Artifact,
+    find_twin: Callable[[], Artifact],
     data: EvalSet,
     config: BenchConfig,
     device: Device | BrowserDevice | None = None,
-    probe: Artifact | None = None,
+    find_probe: Callable[[], Artifact] | None = None,
     *,
     baseline: Artifact,
 ) -> Timings:
-    """Measure the two bundles in `sides`, "artifact" and "fp32".
+    """Measure `bundle` and its full-precision twin.
 
     Args:
+        find_twin: finds or exports the bundle of the side "fp32".
         device: where they run, by native runners or in a browser [default: here, by the Python package of their
             runtime].
-        probe: what tells the peaks of the runtime; without it there is no roofline.
+        find_probe: finds or exports what tells the peaks of the runtime; without it there is no roofline.
         baseline: the checkpoint of the side "fp32".
 
     Raises:
-        DmedgeError: the device is not reached, or went away.
+        DmedgeError: the device is not reached, cannot run the bundle, went away, or is software in place of a GPU.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
     """
     facts_of = local_facts if device is None else device.facts
-    before = facts_of()
-    runtime = runtime_of(sides["artifact"], config.runtime)
+    facts_of()  # a device that is not reached is refused before anything is made for it
+    sides = {"artifact": bundle}
+    runtime = runtime_of(bundle, config.runtime)
 
     def open_side(side: str) -> Encoder:
         return Encoder(sides[side], threads=config.threads, runtime=runtime, device=device)
@@ -84,7 +91,10 @@ def take_timings(
     parity: dict[str, ParityReport] = {}
     with ExitStack() as stack:
         mine = stack.enter_context(open_side("artifact"))
-        parity["artifact"] = _parity(sides["artifact"], mine)
+        parity["artifact"] = _parity(bundle, mine)
+        _check_times(bundle, mine, parity["artifact"])
+        sides["fp32"] = find_twin()
+        before = facts_of()
         workload = draw_workload(data, mine)
         front = time_front_end(workload, mine) if device is None else {}
         theirs = stack.enter_context(open_side("fp32"))
@@ -92,10 +102,10 @@ def take_timings(
         cases = _take_turns(mine, theirs, workload, config.rounds)
         facts = mine.facts()[0]
     starts = _time_starts(open_side, list(sides), workload, config.repeats)
-    profile = profile_cases(sides["artifact"], cases, runtime, config.threads) if config.profile else None
+    profile = profile_cases(bundle, cases, runtime, config.threads) if config.profile else None
     roofline = None
-    if probe is not None:
-        loaded = open_anywhere(probe, runtime, device, config.threads)
+    if find_probe is not None:
+        loaded = open_anywhere(find_probe(), runtime, device, config.threads)
         roofline = measure_roofline(loaded, sides, open_side, workload, baseline, here=device is None)
     version: dict[str, Any] = {key: facts[key] for key in ("runtime", "version", "threads", "adapter") if key in facts}
     sustained = None
@@ -103,7 +113,7 @@ def take_timings(
         with open_side("artifact") as encoder:
             sustained = measure_sustained(encoder.session, cases, config.minutes, facts_of)
     host = {"before": before, "after": facts_of()}
-    return Timings(parity, starts, cases, front, version, host, profile, roofline, sustained)
+    return Timings(sides, parity, starts, cases, front, version, host, profile, roofline, sustained)
 
 
 def _take_turns(mine: Encoder, theirs: Encoder, workload: Workload, rounds: int) -> list[Paired]:
@@ -128,6 +138,16 @@ def _parity(artifact: Artifact, encoder: Encoder) -> ParityReport:
             "ones; expected 1 at most; wrong answers have no latency: run dmedge verify, then export again"
         )
     return parity
+
+
+def _check_times(artifact: Artifact, encoder: Encoder, parity: ParityReport) -> None:
+    """Where software emulates a GPU, end with what can be told there: that the outputs agree."""
+    session = encoder.session
+    if isinstance(session, BrowserSession) and session.software is not None:
+        raise DmedgeError(
+            f"{artifact.root}: its outputs agree, at {parity.error_ratio:.2g} of the tolerance at most, and nothing "
+            f"was timed: {no_gpu_times(session.software)}"
+        )
 
 
 def _time_starts(

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,9 +73,12 @@ def bench(
         baseline: the float checkpoint [default: the eldest that the bundle was made from].
         budget: its `latency_ratio` is judged, if it names one [default: that of the export].
 
+    The twin is exported when the bundle has run on the device: one that cannot is refused before that.
+
     Raises:
         ArtifactError: `out` exists, or bundle and baseline do not belong together.
         ConfigError: there is no such device.
+        DmedgeError: the device is not reached, cannot run the bundle, or is software in place of a GPU.
         VerifyError: a bundle does not compute what it should.
     """
     from dmedge.devices.names import BROWSERS, check_device
@@ -92,24 +95,22 @@ def bench(
     dropped = frozenset[str]() if is_deciding else dropped_languages(bundle, baseline)
     return bench_bundle(
         bundle,
-        fp32_twin(baseline, bundle, out.parent / CACHE, config.runtime),
+        partial(fp32_twin, baseline, bundle, out.parent / CACHE, config.runtime),
         baseline,
         out,
         data=without_languages(open_evalset(config.data, style=config.style), dropped),
         config=config,
         budget=budget or budget_of(bundle.manifest.summary),
         accuracy=find_accuracy(bundle),
-        probe=_probe(bundle, config, out.parent / CACHE),
+        find_probe=partial(_probe, bundle, config.runtime, out.parent / CACHE),
     )
 
 
-def _probe(bundle: Artifact, config: BenchConfig, cache: Path) -> Artifact | None:
-    """What measures the peaks of a roofline, if one is asked for."""
-    if not config.roofline:
-        return None
+def _probe(bundle: Artifact, runtime: str | None, cache: Path) -> Artifact:
+    """What measures the peaks of a roofline."""
     from dmedge.export.probe import probe_bundle
 
-    return probe_bundle(runtime_of(bundle, config.runtime), cache)
+    return probe_bundle(runtime_of(bundle, runtime), cache)
 
 
 def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:

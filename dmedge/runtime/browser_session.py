@@ -13,7 +13,7 @@ from dmedge.artifact import Artifact
 from dmedge.devices.browser import BrowserPage, Provider
 from dmedge.devices.loopback import ISOLATION, LoopbackServer
 from dmedge.devices.npm import ONNXRUNTIME_WEB, ONNXRUNTIME_WEBGPU, fetch_package
-from dmedge.devices.webgpu import FLAGS, PAGE, Adapter, find_adapter
+from dmedge.devices.webgpu import FLAGS, PAGE, Adapter, find_adapter, no_gpu_times
 from dmedge.errors import ArtifactError, DmedgeError
 from dmedge.runtime.session import (
     TIMEOUT_S,
@@ -59,6 +59,7 @@ class BrowserSession:
         """
         check_loader(artifact)
         self.provider = provider
+        self._adapter: Adapter | None = None  # what WebGPU computes on
         self.programs = tuple(program for program in artifact.manifest.programs if program.runtime == "onnxruntime")
         self._timeout_s = timeout_s
         folders = {"/": PAGE, "/bundle/": artifact.root, "/ort/": fetch_package(_PACKAGES[provider]) / "dist"}
@@ -70,7 +71,7 @@ class BrowserSession:
             raise
         try:
             if provider == "webgpu":
-                find_adapter(self._page)  # without one onnxruntime-web would say less
+                self._adapter = find_adapter(self._page)  # without one onnxruntime-web would say less
             base_rss_bytes = self._renderer_bytes(resident_bytes)
             request = {"threads": threads, "provider": provider}
             loaded = self._ask(_LOAD, request, f"while loading {artifact.root}")
@@ -86,7 +87,13 @@ class BrowserSession:
             peak_rss_bytes=0,
         )
         if loaded["adapter"] is not None:
-            self._facts["adapter"] = asdict(Adapter.read(loaded["adapter"]))
+            self._adapter = Adapter.read(loaded["adapter"])
+            self._facts["adapter"] = asdict(self._adapter)
+
+    @property
+    def software(self) -> Adapter | None:
+        """What computes in place of a GPU, if software does; it has no times."""
+        return self._adapter if self._adapter is not None and self._adapter.is_software else None
 
     def run(self, program: str, inputs: Sequence[Array]) -> list[Array]:
         """See `Session.run`."""
@@ -108,7 +115,13 @@ class BrowserSession:
         return results
 
     def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:
-        """See `Session.time`; by performance.now(), whose steps are 5 us in an isolated page and 100 us in another."""
+        """See `Session.time`; by performance.now(), whose steps are 5 us in an isolated page and 100 us in another.
+
+        Raises:
+            DmedgeError: software computes in place of a GPU, and has no time of its own.
+        """
+        if self.software is not None:
+            raise no_gpu_times(self.software)
         check_inputs(find_program(self.programs, program), [inputs])
         request = {"program": program, "packed": _to_text(pack([inputs])), "runs": runs}
         return np.array(self._ask("(request) => driver.time(request)", request, f"while timing {program}"), np.int64)
@@ -139,7 +152,12 @@ class BrowserSession:
         return [base64.b64decode(content) for content in found]
 
     def facts(self) -> SessionFacts:
-        """See `Session.facts`; memory is that of the browser's largest renderer process."""
+        """See `Session.facts`; memory is that of the browser's largest renderer process.
+
+        Software in place of a GPU tells neither time nor memory.
+        """
+        if self.software is not None:
+            return {**self._facts, "load_ms": None, "base_rss_bytes": None, "peak_rss_bytes": None}
         return {**self._facts, "peak_rss_bytes": self._renderer_bytes(peak_resident_bytes)}
 
     def close(self) -> None:

@@ -1,38 +1,27 @@
 """Images and texts to embeddings, by whatever runtime an artifact is made for."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from queue import SimpleQueue
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dmedge.artifact import Artifact
-from dmedge.data.hf_tokenizer import AnyTokenizer, open_tokenizer
+from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.protocol import Device
 from dmedge.errors import ArtifactError, DataError, DmedgeError
-from dmedge.manifest import Runtime
-from dmedge.patience import patient_progress
-from dmedge.runtime.browser_session import BrowserSession
-from dmedge.runtime.native_session import open_device_session
-from dmedge.runtime.session import Session, SessionFacts, find_program, open_session, runtime_of
+from dmedge.runtime.anywhere import open_anywhere
+from dmedge.runtime.front_end import FrontEnd, Picture, pixels_of
+from dmedge.runtime.session import Session, SessionFacts, find_program, runtime_of
+from dmedge.runtime.shared_work import SharedSessions
 from dmedge.runtime.wire import Array
 from dmedge.variants import variant_of
 
-Picture: TypeAlias = Image.Image | NDArray[np.uint8]
 Inputs: TypeAlias = Sequence[Array]
 T = TypeVar("T")
-R = TypeVar("R")
-
-PREPROCESS, LABELS, ANSWERS = "preprocessor_config.json", "labels.json", "answers.json"
-CHUNK = 512  # items between two steps of the progress display, at most
 
 
 class Encoder:
@@ -70,23 +59,18 @@ class Encoder:
         if workers < 1:
             raise DmedgeError(f"workers is {workers}; expected 1 or more")
         found = runtime_of(artifact, runtime)
-        copies = 1 if found == "torch" else workers
-        self._show_progress = show_progress
-        self._artifact = artifact
-        is_text, is_image = (takes(artifact, tensor) for tensor in ("ids", "pixels"))
-        self._tokenizer = open_tokenizer(artifact, context_length(artifact)) if is_text else None
-        self._preprocess = Preprocess.from_json(_read_json(artifact, PREPROCESS)) if is_image else None
-        self.labels, self.answers = (_read_names(artifact, name) for name in (LABELS, ANSWERS))
-        with ExitStack() as stack:
-            self._sessions: list[Session] = [
-                stack.enter_context(open_anywhere(artifact, found, device, threads)) for _ in range(copies)
-            ]
-            self._stack = stack.pop_all()
+        self._artifact, self._front = artifact, FrontEnd.read(artifact)
+        self.labels, self.answers = self._front.labels, self._front.answers
+        self._sessions = SharedSessions(
+            lambda: open_anywhere(artifact, found, device, threads),
+            1 if found == "torch" else workers,
+            show_progress=show_progress,
+        )
 
     @property
     def session(self) -> Session:
         """The session below, the first of them if there are several."""
-        return self._sessions[0]
+        return self._sessions.first
 
     @property
     def tokenizer(self) -> AnyTokenizer:
@@ -95,9 +79,9 @@ class Encoder:
         Raises:
             ArtifactError: the bundle is of a variant that reads no text.
         """
-        if self._tokenizer is None:
+        if self._front.tokenizer is None:
             raise self._lacks("a program that reads text")
-        return self._tokenizer
+        return self._front.tokenizer
 
     @property
     def preprocess(self) -> Preprocess:
@@ -106,9 +90,9 @@ class Encoder:
         Raises:
             ArtifactError: the bundle is of a variant that reads no pictures.
         """
-        if self._preprocess is None:
+        if self._front.preprocess is None:
             raise self._lacks("a program that reads pictures")
-        return self._preprocess
+        return self._front.preprocess
 
     @property
     def program_names(self) -> frozenset[str]:
@@ -117,7 +101,7 @@ class Encoder:
 
     def takes(self, tensor: str) -> bool:
         """Whether a program has an input of that name: "pixels" or "ids"."""
-        return (self._tokenizer if tensor == "ids" else self._preprocess) is not None
+        return (self._front.tokenizer if tensor == "ids" else self._front.preprocess) is not None
 
     @property
     def embed_dim(self) -> int:
@@ -198,11 +182,11 @@ class Encoder:
 
     def facts(self) -> list[SessionFacts]:
         """The runtime and what it has used, of every session."""
-        return [session.facts() for session in self._sessions]
+        return self._sessions.facts()
 
     def close(self) -> None:
         """Release the programs; closing twice is fine."""
-        self._stack.close()
+        self._sessions.close()
 
     def __enter__(self) -> Self:
         return self
@@ -213,15 +197,7 @@ class Encoder:
         self.close()
 
     def _image_inputs(self, image: Picture) -> list[Array]:
-        size = self.preprocess.size
-        if isinstance(image, Image.Image):
-            return [self.preprocess(image)[None]]
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise DataError(
-                f"an image is {image.dtype}{list(image.shape)}; expected uint8[height, width, 3]; convert it"
-            )
-        is_ready = image.shape[:2] == (size, size) and self.preprocess.keeps_square
-        return [image[None] if is_ready else self.preprocess(Image.fromarray(image))[None]]
+        return [pixels_of(image, self.preprocess)]
 
     def _check(self, program: str) -> None:
         if program not in self.program_names:
@@ -242,7 +218,7 @@ class Encoder:
             return [row for (row,) in session.run_many(program, [prepare(item) for item in chunk], outputs=(0,))]
 
         rows = [np.zeros((0, width), np.float32)]
-        for chunk in self._spread(self._chunks(items), run, what, len(items)):
+        for chunk in self._sessions.share(items, run, what):
             rows += [row.astype(np.float32, copy=False) for row in chunk]
         return np.concatenate(rows)
 
@@ -255,8 +231,7 @@ class Encoder:
         if len(images) != len(texts):
             raise DataError(f"{len(images)} images and {len(texts)} texts; expected as many of each")
         pairs = list(zip(images, texts, strict=True))
-        chunks = self._spread(self._chunks(pairs), self._fuse_chunk, "pairs", len(pairs))
-        results = [result for chunk in chunks for result in chunk]
+        results = [result for chunk in self._sessions.share(pairs, self._fuse_chunk, "pairs") for result in chunk]
         return [self._joined(results, name) for name in names]
 
     def _fuse_chunk(self, session: Session, pairs: Sequence[tuple[Picture, str]]) -> Sequence[Sequence[Array]]:
@@ -289,74 +264,3 @@ class Encoder:
         if place is None:
             return np.zeros((sum(len(result[0]) for result in results), 0), np.float32)
         return np.concatenate([np.zeros(shape, np.float32), *(result[place].astype(np.float32) for result in results)])
-
-    def _chunks(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """Parts that keep all sessions busy, and none so large that the display stands still."""
-        size = max(1, min(CHUNK, -(-len(items) // len(self._sessions))))
-        return [items[start : start + size] for start in range(0, len(items), size)]
-
-    def _spread(
-        self, chunks: Sequence[Sequence[T]], run: Callable[[Session, Sequence[T]], R], what: str, total: int
-    ) -> Iterator[R]:
-        """Run every chunk on some session, in order, and show progress when it takes long."""
-        idle: SimpleQueue[Session] = SimpleQueue()
-        for session in self._sessions:
-            idle.put(session)
-
-        def run_on_idle(chunk: Sequence[T]) -> R:
-            session = idle.get()
-            try:
-                return run(session, chunk)
-            finally:
-                idle.put(session)
-
-        with ExitStack() as stack:
-            advance = stack.enter_context(patient_progress(f"encoding {what}", total, is_shown=self._show_progress))
-            if len(self._sessions) == 1:
-                results: Iterable[R] = map(run_on_idle, chunks)
-            else:
-                pool = ThreadPoolExecutor(len(self._sessions))
-                stack.callback(pool.shutdown, cancel_futures=True)
-                results = pool.map(run_on_idle, chunks)
-            for chunk, result in zip(chunks, results, strict=True):
-                advance(len(chunk))
-                yield result
-
-
-def open_anywhere(artifact: Artifact, runtime: Runtime, device: Device | BrowserDevice | None, threads: int) -> Session:
-    """Load the programs of an artifact here, on a device, or in a browser."""
-    if device is None:
-        return open_session(artifact, runtime=runtime, threads=threads)
-    if isinstance(device, BrowserDevice):
-        return BrowserSession(artifact, provider=device.provider, threads=threads)
-    return open_device_session(artifact, device, runtime=runtime, threads=threads)
-
-
-def takes(artifact: Artifact, tensor: str) -> bool:
-    """Whether a checkpoint, or a program of a bundle, has an input of that name: "pixels" or "ids"."""
-    if artifact.manifest.kind == "checkpoint":
-        return True
-    return any(spec.name == tensor for program in artifact.manifest.programs for spec in program.inputs)
-
-
-def _read_json(artifact: Artifact, name: str) -> Any:
-    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
-
-
-def _read_names(artifact: Artifact, name: str) -> tuple[str, ...]:
-    """What the outputs of a head are called; nothing where there is no such file."""
-    return tuple(_read_json(artifact, name)) if name in artifact.manifest.files else ()
-
-
-def context_length(artifact: Artifact) -> int:
-    """Largest number of tokens that the text program of a checkpoint or a bundle takes.
-
-    Raises:
-        ArtifactError: the artifact does not say.
-    """
-    manifest = artifact.manifest
-    table = json.loads(artifact.file("config.json").read_text("utf-8")) if "config.json" in manifest.files else {}
-    found = table.get("context_length", manifest.summary.get("context_length"))
-    if not isinstance(found, int):
-        raise ArtifactError(f"{artifact.root}: names no context_length; expected one in its summary; export it again")
-    return found
