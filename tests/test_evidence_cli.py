@@ -128,3 +128,20 @@ def test_bench_labels_host_figures_and_refuses_other_devices(
     assert page.exit_code == 0, page.stderr
     assert "not verified" in (workdir / "page.html").read_text("utf-8")
     assert run("report", workdir / "bench", "--out", workdir / "page.html").exit_code == 1
+
+
+def test_several_bundles_are_timed_one_after_another_and_end_in_one_table(
+    onnx_int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workdir: Path
+) -> None:
+    bundles = (onnx_int8_bundle, onnx_bundle)
+    command = ["bench", *(bundle.root for bundle in bundles), "--baseline", tiny_checkpoint.root, "--data", pictures]
+    result = run(*command, "--rounds", 2, "--out", workdir / "both", "--junit", workdir / "junit.xml")
+    assert result.exit_code == 0, result.stderr
+    *_, head, first, second = result.stdout.splitlines()
+    assert head.split() == ["p50", "ms,", "of", "fp32", "encode_image", "encode_text", "encode_text_longest", "fuse"]
+    for bundle, row in zip(bundles, (first, second), strict=True):
+        report = json.loads((workdir / "both" / f"{bundle.name}-bench" / "bench.json").read_text("utf-8"))
+        assert report["artifact_sha256"] == bundle.digest
+        ratios = [f"x{found['ratio']['value']:.2f}" for found in report["programs"].values()]
+        assert row.split()[0] == bundle.name and row.split()[2::2] == ratios
+    assert 'name="dmedge bench"' in (workdir / "junit.xml").read_text("utf-8")

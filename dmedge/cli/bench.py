@@ -1,27 +1,31 @@
-"""dmedge bench: a bundle in turns with its full-precision twin."""
+"""dmedge bench: bundles in turns with their full-precision twins."""
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dmedge.artifact import Artifact
 from dmedge.cli.budget import budget_option, read_budget, recipe_option
-from dmedge.cli.common import DATA_HELP, ArtifactParam, default_artifact, json_option, out_option, print_json
+from dmedge.cli.common import DATA_HELP, ArtifactParam, default_artifact, json_option, out_option
 from dmedge.cli.tables import text_table
 from dmedge.cli.verify import (
     baseline_option,
     budget_table,
-    fail_on,
+    fail_on_any,
     junit_option,
+    print_proofs_json,
     runner_option,
     runtime_option,
 )
 
+if TYPE_CHECKING:
+    from dmedge.flow.prove_each import Proof
+
 
 @click.command()
-@click.argument("bundle", type=ArtifactParam("bundle"), required=False)
+@click.argument("bundles", type=ArtifactParam("bundle"), nargs=-1)
 @baseline_option
 @click.option("--device", default="local", show_default=True, help="Where to run, as dmedge devices lists it.")
 @runner_option
@@ -42,7 +46,7 @@ from dmedge.cli.verify import (
 @out_option
 @json_option
 def bench(
-    bundle: Artifact | None,
+    bundles: tuple[Artifact, ...],
     baseline: Artifact | None,
     recipe: str | None,
     limits: tuple[str, ...],
@@ -52,25 +56,44 @@ def bench(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Time BUNDLE in turns with the fp32 bundle for the same target.
+    """Time BUNDLES, each in turns with the fp32 bundle for the same target.
 
-    BUNDLE is the newest under runs/ unless it is named. The fp32 bundle is exported once and kept.
+    The newest under runs/ is timed unless some are named. An fp32 bundle is exported once and kept. The evidence of
+    each is written beside it, or into --out; several end in one table.
     """
     from dmedge.config import load_config
     from dmedge.flow.junit import write_junit
-    from dmedge.flow.prove import BenchConfig
-    from dmedge.flow.prove import bench as prove
+    from dmedge.flow.prove_each import BenchConfig, bench_each, places_of
 
-    chosen = bundle or default_artifact("bundle")
+    chosen = bundles or (default_artifact("bundle"),)
     settings["runner"] = None if runner is None else str(runner)
-    config = load_config(BenchConfig, settings, where="bench")
-    budget = read_budget(recipe, limits, chosen)
-    evidence = prove(chosen, config, out or chosen.sibling("bench"), baseline=baseline, budget=budget)
-    report = json.loads(evidence.file("bench.json").read_text(encoding="utf-8"))
+    config, places = load_config(BenchConfig, settings, where="bench"), places_of(chosen, out, "bench")
+    budgets = [read_budget(recipe, limits, bundle) for bundle in chosen]
+    proofs = bench_each(chosen, config, places, baseline=baseline, budgets=budgets)
     if junit is not None:
-        write_junit(junit, [(chosen.name, report)], stage="bench")
-    print_json(report) if as_json else _print_report(report, evidence)
-    fail_on(report)
+        write_junit(junit, [(proof.bundle.name, proof.report) for proof in proofs], stage="bench")
+    print_proofs_json(proofs) if as_json else _print_proofs(proofs)
+    fail_on_any(proofs)
+
+
+def _print_proofs(proofs: "Sequence[Proof]") -> None:
+    for proof in proofs:
+        if len(proofs) > 1:
+            click.echo(f"{proof.bundle.root}")
+        _print_report(proof.report, proof.evidence)
+    if len(proofs) > 1:
+        click.echo(_table(proofs))
+
+
+def _table(proofs: "Sequence[Proof]") -> str:
+    """One row for every bundle: its programs in milliseconds, and the share of the time of its twin."""
+    names = list(dict.fromkeys(name for proof in proofs for name in proof.report["programs"]))
+
+    def cell(row: Mapping[str, Any] | None) -> str:
+        return "" if row is None else f"{_ms(row['artifact'].get('p50_ms'))} x{row['ratio']['value']:.2f}"
+
+    rows = [[proof.bundle.name, *(cell(proof.report["programs"].get(name)) for name in names)] for proof in proofs]
+    return text_table(["p50 ms, of fp32", *names], rows)
 
 
 def _print_report(report: dict[str, Any], evidence: Artifact) -> None:

@@ -83,11 +83,11 @@ def verify(
     proofs = verify_each(chosen, config, places, baseline=baseline, budgets=budgets)
     if junit is not None:
         write_junit(junit, [(proof.bundle.name, proof.report) for proof in proofs], stage="verify")
-    _print_json(proofs) if as_json else _print_proofs(proofs)
+    print_proofs_json(proofs) if as_json else _print_proofs(proofs)
     fail_on_any(proofs)
 
 
-def _print_json(proofs: Sequence["Proof"]) -> None:
+def print_proofs_json(proofs: Sequence["Proof"]) -> None:
     """One object for one bundle, a list for several."""
     reports = [proof.report for proof in proofs]
     print_json(reports[0] if len(reports) == 1 else reports)

@@ -1,4 +1,4 @@
-"""Several bundles judged one after another, each with evidence of its own, and what became of them side by side."""
+"""Several bundles judged or timed one after another, each with evidence of its own, and what became of them."""
 
 import json
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ from typing import Any
 from dmedge.artifact import Artifact
 from dmedge.errors import ArtifactError
 from dmedge.evidence.baseline import check_baseline, find_baseline
-from dmedge.evidence.config import VerifyConfig
+from dmedge.evidence.bench import REPORT as BENCH
+from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.measured import REPORT
 from dmedge.evidence.standing import Standing, standing
 from dmedge.evidence.verdict import Budget, budget_of
-from dmedge.flow.prove import verify
+from dmedge.flow.prove import bench, verify
 
-__all__ = ["Proof", "VerifyConfig", "places_of", "verify_each"]
+__all__ = ["BenchConfig", "Proof", "VerifyConfig", "bench_each", "places_of", "verify_each"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Proof:
 
     @property
     def standing(self) -> Standing:
-        """The row of this bundle."""
+        """The row of this bundle, if it was verified."""
         return standing(self.bundle.name, self.bundle.manifest.target, self.report)
 
     @property
@@ -78,12 +79,39 @@ def verify_each(
         DataError: the data cannot be used.
         VerifyError: a bundle computes no embeddings of unit length.
     """
-    baselines = [baseline or find_baseline(bundle) for bundle in bundles]
-    for bundle, theirs in zip(bundles, baselines, strict=True):
-        check_baseline(bundle, theirs)
     proofs = []
-    limits = budgets or [budget_of(bundle.manifest.summary) for bundle in bundles]
-    for bundle, theirs, place, budget in zip(bundles, baselines, places, limits, strict=True):
+    for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets):
         evidence = verify(bundle, config, place, baseline=theirs, budget=budget)
         proofs.append(Proof(bundle, evidence, json.loads(evidence.file(REPORT).read_text(encoding="utf-8"))))
     return proofs
+
+
+def bench_each(
+    bundles: Sequence[Artifact],
+    config: BenchConfig,
+    places: Sequence[Path],
+    *,
+    baseline: Artifact | None = None,
+    budgets: Sequence[Budget] | None = None,
+) -> list[Proof]:
+    """Time every bundle as `bench` does; nothing is begun if a baseline does not fit.
+
+    Raises:
+        As `bench`.
+    """
+    proofs = []
+    for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets):
+        evidence = bench(bundle, config, place, baseline=theirs, budget=budget)
+        proofs.append(Proof(bundle, evidence, json.loads(evidence.file(BENCH).read_text(encoding="utf-8"))))
+    return proofs
+
+
+def _jobs(
+    bundles: Sequence[Artifact], places: Sequence[Path], baseline: Artifact | None, budgets: Sequence[Budget] | None
+) -> list[tuple[Artifact, Artifact, Path, Budget]]:
+    """Each bundle with its baseline, place and budget, once all baselines are known to fit."""
+    baselines = [baseline or find_baseline(bundle) for bundle in bundles]
+    for bundle, theirs in zip(bundles, baselines, strict=True):
+        check_baseline(bundle, theirs)
+    limits = budgets or [budget_of(bundle.manifest.summary) for bundle in bundles]
+    return list(zip(bundles, baselines, places, limits, strict=True))
