@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -70,7 +71,15 @@ def test_a_runtime_that_dies_is_evidence_and_the_next_bundle_is_judged(
     collection = collect(tmp_path)
     for page in (render(collection), render_markdown(collection)):
         assert "for its runtime failed" in page and "SIGSEGV" in page
-    contest = compare_folders([tmp_path])
+    for run_name, bundle, evidence in (("one", onnx_int8_bundle, broken), ("two", onnx_bundle, judged)):
+        shutil.copytree(bundle.root, tmp_path / "runs" / run_name / "web")
+        shutil.copytree(evidence.root, tmp_path / "runs" / run_name / "web-verify")
+    both = collect(tmp_path / "runs/one", tmp_path / "runs/two")
+    assert [entry.name for entry in both.judged] == ["one/web", "two/web"] and both.title == "one, two"
+    assert len(collect(tmp_path / "runs/one", tmp_path / "runs/one").judged) == 1
+    made = run("report", tmp_path / "runs/one", tmp_path / "runs/two", "--out", tmp_path / "both.html")
+    assert made.exit_code == 0 and "two/web" in (tmp_path / "both.html").read_text("utf-8")
+    contest = compare_folders([out])
     assert [row.standing.digest for row in contest.contenders] == [onnx_bundle.digest]
     assert any("1 bundles could not be judged" in note for note in contest.notes)
 

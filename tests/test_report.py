@@ -195,10 +195,10 @@ def test_names_are_escaped(verify_evidence: Artifact) -> None:
 
 
 def test_a_report_is_written_once(verify_evidence: Artifact, tmp_path: Path) -> None:
-    out = write_report(verify_evidence.root, tmp_path / "deep" / "report.html")
+    out = write_report([verify_evidence.root], tmp_path / "deep" / "report.html")
     assert out.read_text("utf-8").endswith("</html>\n")
     with pytest.raises(ArtifactError, match="exists already"):
-        write_report(verify_evidence.root, out)
+        write_report([verify_evidence.root], out)
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
 
 

@@ -1,6 +1,7 @@
 """One HTML page of all evidence: self-contained, no script, no request, light and dark."""
 
 import tempfile
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -17,17 +18,17 @@ from dmedge.evidence.report_sections import budgets, header, headline, recalls, 
 from dmedge.evidence.report_style import STYLE
 
 
-def write_report(place: Path, out: Path) -> Path:
-    """Write the page of all evidence in `place` to the file `out`.
+def write_report(places: Sequence[Path], out: Path) -> Path:
+    """Write the page of all evidence in `places` to the file `out`.
 
     Args:
-        place: one piece of evidence, or a directory that holds some at any depth.
+        places: each one piece of evidence, or a directory that holds some at any depth.
 
     Raises:
         ArtifactError: `out` exists, or there is no evidence.
     """
     check_new(out)
-    return write_page(render(collect(place)), out)
+    return write_page(render(collect(*places)), out)
 
 
 def check_new(out: Path) -> None:

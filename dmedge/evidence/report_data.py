@@ -1,9 +1,10 @@
 """What a report is made of: the artifacts below a directory, and the evidence that belongs to each."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,29 @@ class Collection:
         return self.manifests[digest][0].name if digest in self.manifests else digest[:12]
 
 
-def collect(place: Path) -> Collection:
-    """Gather evidence below a directory, or one piece of evidence and what lies beside it.
+def collect(*places: Path) -> Collection:
+    """Gather evidence below directories, or pieces of evidence and what lies beside each.
+
+    Bundles of several places that are called alike are named with the directory that they stand in.
 
     Raises:
         ArtifactError: there is no such directory, no evidence in it, or damaged evidence.
     """
+    parts = [_collect(place) for place in places]
+    manifests = {digest: found for part in reversed(parts) for digest, found in part.manifests.items()}
+    judged = {entry.digest: entry for part in reversed(parts) for entry in reversed(part.judged)}
+    called = Counter(entry.name for entry in judged.values())
+    named = [
+        replace(entry, name=f"{manifests[entry.digest][0].resolve().parent.name}/{entry.name}")
+        if called[entry.name] > 1 and entry.digest in manifests
+        else entry
+        for entry in reversed(judged.values())
+    ]
+    return Collection(", ".join(dict.fromkeys(part.title for part in parts)), manifests, named)
+
+
+def _collect(place: Path) -> Collection:
+    """One place: see `collect`."""
     if not place.is_dir():
         raise ArtifactError(f"{place}: no such directory; expected evidence, or a directory that holds some")
     only = _judged_digest(place)
