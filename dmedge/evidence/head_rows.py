@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dmedge.data.languages import describe
 from dmedge.evidence.heads import VQA
 
 HEADS = {
@@ -23,6 +22,7 @@ FIGURES = {
     "mean_confidence": "mean confidence",
     "calibration_error": "calibration error",
 }
+FEW = 8  # languages that are all named
 _UNKNOWN = {"value": None, "low": None, "high": None}
 
 
@@ -63,14 +63,16 @@ def heads_of(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def head_rows(heads: Mapping[str, Mapping[str, Any]]) -> Iterator[HeadRow]:
-    """Every figure of every head, and the first of them in the language that loses most."""
+    """Every figure of every head, and the first of them in every language, or in the worst one of many."""
     for name, head in heads.items():
         for key, row in head["figures"].items():
             yield HeadRow(name, FIGURES.get(key, key), head["n_known"], row["artifact"], row["baseline"], row["change"])
-        if head.get("languages"):
-            key, tag = leading_figure(head), worst_language(head)
-            row = head["languages"][tag]
-            words = f"{FIGURES[key]}, worst language: {describe(tag).name}"
+        if not (languages := head.get("languages")):
+            continue
+        key, worst = leading_figure(head), worst_language(head)
+        for tag in languages if len(languages) <= FEW else [worst]:
+            row = languages[tag]
+            words = f"{FIGURES[key]}, {tag}" if len(languages) <= FEW else f"{FIGURES[key]}, worst language: {tag}"
             yield HeadRow(name, words, row["n"], row[key]["artifact"], row[key]["baseline"], row[key]["change"])
 
 

@@ -81,13 +81,9 @@ def bench(
         DmedgeError: the device is not reached, cannot run the bundle, or is software in place of a GPU.
         VerifyError: a bundle does not compute what it should.
     """
-    from dmedge.devices.names import BROWSERS, check_device
-    from dmedge.evidence.bench import bench_bundle, check_passes
-    from dmedge.runtime.browser_session import check_loader
+    from dmedge.evidence.bench import bench_bundle
 
-    if check_device(config.device) in BROWSERS:
-        check_loader(bundle)
-    check_passes(config)
+    check_bench(bundle, config)
     _check_free(out)
     baseline = baseline or find_baseline(bundle)
     check_baseline(bundle, baseline)
@@ -104,6 +100,23 @@ def bench(
         accuracy=find_accuracy(bundle),
         find_probe=partial(_probe, bundle, config.runtime, out.parent / CACHE),
     )
+
+
+def check_bench(bundle: Artifact, config: BenchConfig) -> None:
+    """Refuse what cannot be timed, before anything else is looked at.
+
+    Raises:
+        ArtifactError: the bundle has no loader for a browser.
+        ConfigError: there is no such device, or it cannot measure what is asked for.
+        DmedgeError: the device has no time.
+    """
+    from dmedge.devices.names import BROWSERS, check_device
+    from dmedge.evidence.bench import check_passes
+    from dmedge.runtime.browser_session import check_loader
+
+    if check_device(config.device) in BROWSERS:
+        check_loader(bundle)
+    check_passes(config)
 
 
 def _probe(bundle: Artifact, runtime: str | None, cache: Path) -> Artifact:

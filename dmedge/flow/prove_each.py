@@ -14,7 +14,7 @@ from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.measured import REPORT
 from dmedge.evidence.standing import Standing, standing
 from dmedge.evidence.verdict import Budget, budget_of
-from dmedge.flow.prove import bench, verify
+from dmedge.flow.prove import bench, check_bench, verify
 
 __all__ = ["BenchConfig", "Proof", "VerifyConfig", "bench_each", "places_of", "verify_each"]
 
@@ -99,6 +99,8 @@ def bench_each(
     Raises:
         As `bench`.
     """
+    for bundle in bundles:
+        check_bench(bundle, config)
     proofs = []
     for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets):
         evidence = bench(bundle, config, place, baseline=theirs, budget=budget)
