@@ -1,5 +1,6 @@
 """Training on data of one's own: every format, every kind of tower, fusion and head, and what must not change it."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -171,6 +172,33 @@ def test_questions_are_answered_better_than_by_the_commonest_answer(answering: A
     assert set(loaded(answering).answers) == {*COLOURS, "yes", "no"}
     assert figures(answering)["vqa_accuracy"] > commonest + 0.2
     assert "recall_at_1" not in figures(answering)  # the embeddings are not trained
+
+
+def test_questions_of_ones_own_are_learnt_as_those_of_vqa(asked: Path, tmp_path: Path) -> None:
+    """The same questions in a folder with a column `answer` make the same model, number by number."""
+    parts = [_as_folder(asked, split, tmp_path / split) for split in ("train", "val")]
+    weights: dict[str, Any] = {"contrastive_weight": 0.0, "answer_weight": 1.0}
+    own = record_config("folder", parts[0], validation=parts[1], **weights)
+    mine = train_on_records(own, tmp_path / "own")
+    theirs = train_on_records(record_config("vqa", DatasetConfig(path=str(asked)), **weights), tmp_path / "vqa")
+    assert loaded(mine).answers == loaded(theirs).answers
+    state = loaded(theirs).model.state_dict()
+    assert all(torch.equal(found, state[name]) for name, found in loaded(mine).model.state_dict().items())
+    assert figures(mine) == figures(theirs)
+
+
+def _as_folder(asked: Path, split: str, folder: Path) -> DatasetConfig:
+    """A split of VQA as captioned pictures, with what one of the ten people answered."""
+    folder.mkdir()
+    (folder / "images").symlink_to(asked / f"{split}2014")
+    data = read_dataset("vqa", DatasetConfig(path=str(asked), split=split))
+    with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["image", "language", "text", "answer"])
+        for record in (data[row] for row in range(len(data))):
+            assert isinstance(record.image, Path)
+            rows.writerow([record.image.name, *record.languages, *record.texts, *record.answers])
+    return DatasetConfig(path=str(folder))
 
 
 def test_one_class_each_is_learnt(colours: DatasetConfig, tmp_path: Path) -> None:
@@ -372,6 +400,18 @@ def test_text_in_other_languages_is_not_shown(kind: str, tmp_path: Path) -> None
     assert [len(record.texts) for record in shown] == [len(tags) for tags in source.dataset.text_languages()]
     with pytest.raises(ConfigError, match="no text in 'sw'"):
         record_materials(replace(config, languages=("sw",)), tmp_path)
+
+
+def test_questions_about_one_picture_are_held_out_together(colours: DatasetConfig, tmp_path: Path) -> None:
+    rows = [(f"{number:03d}.png", "en", f"Is it {colour}?", "no") for number in range(40) for colour in COLOURS]
+    (tmp_path / "images").symlink_to(Path(colours.path) / "images")
+    with (tmp_path / "captions.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("image", "language", "text", "answer"), *rows])
+    train, validation = split_records(record_config("folder", DatasetConfig(path=str(tmp_path))))
+    assert validation is not None and len(train) + len(validation) == len(rows)
+    assert len(validation) == 2 * len(COLOURS)  # two pictures, as they are the fewest with 5 % of all questions
+    pictures = [{data[row].image for row in range(len(data))} for data in (train, validation)]
+    assert not pictures[0] & pictures[1]
 
 
 # What comes after

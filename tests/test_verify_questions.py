@@ -154,6 +154,32 @@ def test_questions_of_ones_own_are_answered_by_language(bundle: Artifact, tmp_pa
     assert {tag: (row["n"], row["clusters"]) for tag, row in head["languages"].items()} == {"de": (2, 2), "en": (2, 2)}
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_the_folder_that_is_verified_is_read_alike_to_train_on(suffix: str, tmp_path: Path) -> None:
+    header = ["image", "language", "text", "answer", "label"]
+    labelled = [(*row, "apple" if row[0] == "a.png" else "") for row in ASKED]
+    folder = write_folder(tmp_path / "own", header, labelled)
+    wanted, format, path = folder_evalset(folder), "folder", folder
+    if suffix != "csv":  # where answers may be a list
+        (folder / "captions.csv").unlink()
+        rows = [dict(zip(header, row, strict=True)) | {"answer": row[3].split("|")} for row in labelled]
+        if suffix == "parquet":
+            parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+            parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "captions.parquet")
+            assert folder_evalset(folder).answers == wanted.answers
+        else:
+            format, path = "table", folder / "images/asked.jsonl"
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    data = read_dataset(format, DatasetConfig(path=str(path)))
+    records = [data[row] for row in range(len(data))]
+    assert tuple(text for record in records for text in record.texts) == wanted.texts
+    assert tuple(tag for record in records for tag in record.languages) == wanted.languages
+    assert tuple(record.answers for record in records) == wanted.answers
+    assert data.answers == ("red", "no", "orange")  # the most frequent first
+    assert (data.labels, [record.labels for record in records]) == (("apple",), [(0,), (0,), (), ()])
+    assert len({record.key for record in records}) == len(records)
+
+
 @pytest.mark.parametrize("format", ["coco", "flickr30k", "table"])
 def test_formats_that_are_trained_on_are_evaluated_too(format: str, tmp_path: Path) -> None:
     if format == "table":
@@ -170,6 +196,12 @@ def test_a_question_without_an_answer_is_an_error(tmp_path: Path) -> None:
     rows = [*ASKED, ("c.png", "en", "And this?", " ")]
     with pytest.raises(DataError, match="caption row 5: no answer; expected one, as other rows have; fill it in"):
         folder_evalset(write_folder(tmp_path / "own", ["image", "language", "text", "answer"], rows))
+    config = DatasetConfig(path=str(tmp_path / "own"))
+    with pytest.raises(
+        DataError, match=r"1 of 5 records .*: 1 no answer, as other rows have \(first: c.png, question 1\)"
+    ):
+        read_dataset("folder", config)
+    assert len(read_dataset("folder", replace(config, max_bad_share=0.2))) == len(ASKED)
 
 
 def test_few_people_count_in_full() -> None:

@@ -108,7 +108,10 @@ def record_materials(config: TrainConfig, folder: Path, start: Checkpoint | None
     if config.class_weight > 0 and kind == "none":
         raise DataError(f"{train.name}: no classes; expected some for class_weight; set class_weight = 0")
     if config.answer_weight > 0 and not train.answers:
-        raise DataError(f"{train.name}: no answers; expected some for answer_weight; set answer_weight = 0")
+        raise DataError(
+            f"{train.name}: no answers; expected some for answer_weight; name data that has them, or set "
+            "answer_weight = 0"
+        )
     begin = _start_of_records(config, train, folder, start)
     source = RecordSource(train, begin.tokenizer, begin.preprocess, config, kind)
     return Materials(
@@ -147,7 +150,7 @@ def split_records(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
 
 
 def hold_out(train: Dataset, seed: int) -> tuple[Dataset, Dataset | None]:
-    """The records without 5 % of them, 1,000 at most, and those; all of them and None where that cannot be done."""
+    """The records without 5 % of them, about 1,000 at most, and those; all and None where that cannot be done."""
     if isinstance(train, Grouped):
         logger.warning("%s: no validation data; set [stage.validation] to see how the run does", train.name)
         return train, None
@@ -155,9 +158,28 @@ def hold_out(train: Dataset, seed: int) -> tuple[Dataset, Dataset | None]:
     if held_out < 2:
         logger.warning("%s: too few records (%d) to hold some out for validation", train.name, len(train))
         return train, None
-    order = np.random.default_rng([seed, 5]).permutation(len(train)).tolist()
-    logger.info("%s: %d of %d records are held out for validation", train.name, held_out, len(train))
-    return Rows(train, sorted(order[held_out:])), Rows(train, sorted(order[:held_out]))
+    rest, held = draw_out(train, held_out, [seed, 5])
+    if not rest:
+        logger.warning("%s: too few pictures to hold some out for validation", train.name)
+        return train, None
+    logger.info("%s: %d of %d records are held out for validation", train.name, len(held), len(train))
+    return rest, held
+
+
+def draw_out(data: Dataset, count: int, seed: Sequence[int]) -> tuple[Rows, Rows]:
+    """All records but `count` random ones, and those. Questions about one picture stay together, which may be more."""
+    together = [[row] for row in range(len(data))]
+    if data.answers:
+        of_picture: dict[object, list[int]] = {}
+        for row in range(len(data)):
+            of_picture.setdefault(data[row].image, []).append(row)
+        together = list(of_picture.values())
+    drawn: set[int] = set()
+    for place in np.random.default_rng(seed).permutation(len(together)).tolist():
+        if len(drawn) >= count:
+            break
+        drawn.update(together[place])
+    return Rows(data, [row for row in range(len(data)) if row not in drawn]), Rows(data, sorted(drawn))
 
 
 def class_kind(data: Dataset, look: int = 1000) -> ClassKind:

@@ -148,12 +148,15 @@ def _parquet_rows(path: Path) -> Iterator[Caption]:
 
 def _row(row: dict[str, Any]) -> Caption:
     image, language, text = ("" if row[column] is None else str(row[column]) for column in COLUMNS)
-    answers = row.get("answer")
-    answers = answers.split(BETWEEN_ANSWERS) if isinstance(answers, str) else answers
-    return Caption(image.strip(), language.strip(), text, _cells(row.get("label")), _cells(answers))
+    return Caption(image.strip(), language.strip(), text, cells(row.get("label")), given_answers(row.get("answer")))
 
 
-def _cells(cell: object) -> tuple[str, ...]:
+def given_answers(cell: object) -> tuple[str, ...]:
+    """The answers of all people in a cell of the column `answer`, which has bars between them or holds a list."""
+    return cells(cell.split(BETWEEN_ANSWERS) if isinstance(cell, str) else cell)
+
+
+def cells(cell: object) -> tuple[str, ...]:
     """What a cell says, or a list of cells, without empty ones."""
     found = cell if isinstance(cell, (list, tuple)) else [cell]
     return tuple(text for text in (str(one).strip() for one in found if one is not None) if text)

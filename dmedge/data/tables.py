@@ -1,12 +1,15 @@
 """Pictures named by a table: CSV, TSV, Parquet or JSONL; and a folder of pictures with its captions."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from dmedge.data.annotations import (
+    NO_ANSWERS,
     RecordTable,
     check_folder,
     find_pictures,
@@ -15,13 +18,14 @@ from dmedge.data.annotations import (
     text_problem,
     usable_texts,
 )
-from dmedge.data.captions import COLUMNS
+from dmedge.data.captions import COLUMNS, cells, given_answers
 from dmedge.data.pictures import BadRecords
 from dmedge.data.records import DatasetConfig, Record
+from dmedge.data.vqa import answer_vocabulary, given_scores, normalise_answer
 from dmedge.errors import DataError, require
 
 _REQUIRED = ("image", "text")
-_OPTIONAL = ("language", "label")
+_OPTIONAL = ("language", "label", "answer")
 _SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 
 Row = tuple[str, dict[str, Any]]  # where it stands, and its cells
@@ -31,8 +35,9 @@ def read_table(config: DatasetConfig) -> RecordTable:
     """One record for every picture that a table names, in the order in which they first occur.
 
     `path` is a file .csv, .tsv (UTF-8, with a header), .parquet or .jsonl with the columns image and text,
-    and perhaps language and label; or the folder with {split}.csv or alike. In Parquet and JSONL text,
-    language and label may be lists. File names are relative to `images`, else to the folder of the table.
+    and perhaps language, label and answer; or the folder with {split}.csv or alike. In Parquet and JSONL text,
+    language, label and answer may be lists. File names are relative to `images`, else to the folder of the table.
+    Where rows have answers, texts are questions, and every one is a record.
 
     Raises:
         DataError: a file, folder or column is missing, or too many rows cannot be used.
@@ -46,7 +51,8 @@ def read_table(config: DatasetConfig) -> RecordTable:
 def read_folder(config: DatasetConfig) -> RecordTable:
     """The captioned pictures of a folder: images/ with captions.csv or captions.parquet.
 
-    It is the folder that can be evaluated, too; but rows that cannot be used are counted and skipped.
+    It is the folder that can be evaluated, too, questions and answers included; but rows that cannot be used are
+    counted and skipped.
 
     Raises:
         DataError: a file, folder or column is missing, or too many rows cannot be used.
@@ -72,43 +78,64 @@ def _table(config: DatasetConfig) -> Path:
     return path
 
 
+@dataclass(slots=True)
+class _Said:
+    """What the rows of one picture say of it."""
+
+    texts: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)  # one for every text, as the answers
+    answers: list[tuple[str, ...]] = field(default_factory=list)
+    labels: set[str] = field(default_factory=set)
+
+
 def _read(name: str, path: Path, folder: Path, config: DatasetConfig, required: Sequence[str]) -> RecordTable:
     bad = BadRecords(config.max_bad_share, str(path))
-    texts: dict[str, tuple[list[str], list[str]]] = {}
-    labels: dict[str, set[str]] = {}
-    for where, row in _rows(path, required, bad):
-        image = row.get("image")
+    pictures = _pictures(_rows(path, required, bad), config, bad)
+    labels = sorted(set[str]().union(*(said.labels for said in pictures.values())))
+    classes = {label: index for index, label in enumerate(labels)}
+    asks = any(any(said.answers) for said in pictures.values())
+    records: list[Record] = []
+    for image, said in pictures.items():
+        known = tuple(sorted(classes[label] for label in said.labels))
+        whole = Record(image, folder / image, tuple(said.texts), shared(tuple(said.languages)), known, NO_ANSWERS)
+        records += _questions(whole, said.answers, bad) if asks else [whole]
+    bad.finish()
+    check_folder(folder, (record.image for record in records), path)
+    given = (answer for said in pictures.values() for of_text in said.answers for answer in of_text)
+    vocabulary = answer_vocabulary(Counter(map(normalise_answer, given)).items(), config.answers)
+    return RecordTable(name, tuple(records), tuple(labels), vocabulary)
+
+
+def _pictures(rows: Iterable[Row], config: DatasetConfig, bad: BadRecords) -> dict[str, _Said]:
+    """By picture, in the order in which they first occur."""
+    pictures: dict[str, _Said] = {}
+    for where, row in rows:
+        image, answers = row.get("image"), given_answers(row.get("answer"))
         if not isinstance(image, str) or text_problem(image):
             bad.saw()
             bad.add(where, f"no name of a picture (found {type(image).__name__})")
             continue
-        usable, languages = usable_texts(
-            f"{where} ({image})", row.get("text"), row.get("language"), config.language, bad
-        )
-        if usable:
-            entry = texts.setdefault(image.strip(), ([], []))
-            entry[0].extend(usable)
-            entry[1].extend(languages)
-            labels.setdefault(image.strip(), set()).update(_labels(row.get("label")))
-    bad.finish()
-    classes = {label: index for index, label in enumerate(sorted(set().union(*labels.values())))}
-    records = tuple(
-        Record(
-            image,
-            folder / image,
-            tuple(captions),
-            shared(tuple(languages)),
-            tuple(sorted(classes[label] for label in labels[image])),
-        )
-        for image, (captions, languages) in texts.items()
-    )
-    check_folder(folder, (record.image for record in records), path)
-    return RecordTable(name, records, tuple(classes))
+        name = f"{where} ({image})"
+        texts, languages = usable_texts(name, row.get("text"), row.get("language"), config.language, bad)
+        if any(map(text_problem, answers)):
+            bad.add(name, "answer is not UTF-8")
+        elif texts:
+            said = pictures.setdefault(image.strip(), _Said())
+            said.texts.extend(texts)
+            said.languages.extend(languages)
+            said.answers.extend([answers] * len(texts))
+            said.labels.update(cells(row.get("label")))
+    return pictures
 
 
-def _labels(cell: object) -> set[str]:
-    labels = cell if isinstance(cell, (list, tuple)) else [cell]
-    return {str(label).strip() for label in labels if label is not None and str(label).strip()}
+def _questions(record: Record, answers: Sequence[tuple[str, ...]], bad: BadRecords) -> Iterator[Record]:
+    """One record for each text of `record`, numbered from 1, with the scores of the answers that people gave."""
+    for number, (text, tag, given) in enumerate(zip(record.texts, record.languages, answers, strict=True), start=1):
+        key = f"{record.key}, question {number}"
+        if given:
+            yield replace(record, key=key, texts=(text,), languages=shared((tag,)), answers=given_scores(given))
+        else:
+            bad.add(key, "no answer, as other rows have")
 
 
 def _rows(path: Path, required: Sequence[str], bad: BadRecords) -> Iterator[Row]:

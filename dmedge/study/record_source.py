@@ -29,7 +29,7 @@ from dmedge.study.record_pairs import Question, fingerprint, question_of, record
 from dmedge.study.record_words import record_words
 from dmedge.study.source import Words
 from dmedge.study.task import Doubles, Ints, Pairs, Part
-from dmedge.training.record_materials import Rows, hold_out
+from dmedge.training.record_materials import Rows, draw_out, hold_out
 
 TEST_SPLITS = {"coco": "val", "flickr30k": "test", "vqa": "val"}  # those whose annotations are public
 VALIDATION_SHARE, MOST_VALIDATION = 0.1, 1000  # of the training records, which curves are drawn on
@@ -87,8 +87,7 @@ class RecordSource:
     def _parts(self) -> Mapping[Part, Pairs]:
         config = self.config
         held = min(max(2, round(VALIDATION_SHARE * len(self.train))), MOST_VALIDATION)
-        order = np.random.default_rng([config.seed, 19]).permutation(len(self.train)).tolist()
-        validation, train = Rows(self.train, sorted(order[:held])), Rows(self.train, sorted(order[held:]))
+        train, validation = draw_out(self.train, held, [config.seed, 19])
         count = max(50, config.test_pairs // 4)
         parts: tuple[tuple[Part, Dataset, DatasetConfig, int], ...] = (
             ("train", train, config.dataset, config.train_pairs),
