@@ -106,6 +106,23 @@ def test_int8_attention_is_that_of_torch(kept: tuple[str, ...], expected: str, t
         assert (wanted * got).sum(1).min() > INT8_COSINE
 
 
+def test_one_product_computes_what_three_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, program = tiny_model(), of("encode_text", CONFIG)
+    quantize_(model, dict.fromkeys(LINEARS, "int8_dynamic"), {})
+    found = {}
+    for way in ("joined", "apart"):
+        export_onnx(model, (program,), tmp_path / way)
+        monkeypatch.setattr("dmedge.export.onnx.join_projections_", lambda _: None)
+        found[way] = tmp_path / way / program.file
+    rounded = {way: operations(path)["DynamicQuantizeLinear"] for way, path in found.items()}
+    assert rounded == dict.fromkeys(found, 2)  # the sequence, and what goes out
+    kinds = [operations(path)["MultiHeadAttention"] for path in found.values()]
+    assert kinds == [0, 1]
+    for feeds in (texts(1), texts(3, 9)):
+        joined, apart = (embeddings(model, path, program, feeds)[1] for path in found.values())
+        assert (joined - apart).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("kind", DUALS)
 def test_attention_of_imported_encoders_is_that_of_torch(kind: str, tmp_path: Path) -> None:
     """Causal or not, with padding or without, beside the pooling of SigLIP; no shape is changed and changed back."""
@@ -116,8 +133,10 @@ def test_attention_of_imported_encoders_is_that_of_torch(kind: str, tmp_path: Pa
         path = tmp_path / program.file
         pools = name == "encode_image" and kind.startswith("siglip")
         found = operations(path)
-        assert found["MultiHeadAttention"] == BODY["num_hidden_layers"] + pools
+        assert (found["Attention"], found["MultiHeadAttention"]) == (BODY["num_hidden_layers"], pools)
         assert not found["Softmax"] and not found["Identity"] and found["Reshape"] <= 3
+        if name == "encode_text":  # the mask is used as it is, and so are the ids
+            assert found.total() <= 50 and not {"Range", "LessOrEqual", "Where", "Unsqueeze"} & set(found)
         feeds = pictures(model.config.image_size) if name == "encode_image" else texts(1, 3, 7)
         wanted, got = embeddings(model, path, program, feeds)
         assert (wanted - got).abs().max() < FLOAT_ERROR
