@@ -24,6 +24,7 @@ from dmedge.export.onnx_ops import (
     translations,
 )
 from dmedge.export.onnx_rules import fuse_patterns_
+from dmedge.export.onnx_weights import compute_weights_
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
@@ -69,6 +70,7 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path, *
             if fuses:
                 fuse_patterns_(written.model)
                 join_projections_(written.model)
+                compute_weights_(written.model)
             _forget_sources(written.model)
             _name_outputs(written.model, [spec.name for spec in program.outputs])
             written.save(root / program.file, external_data=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dmedge.errors import require
 from dmedge.model.attention import MASKED, Attention
 from dmedge.model.dual import DualEncoder
-from dmedge.model.hf_rewrite import HiddenKeys
+from dmedge.model.hf_rewrite import HiddenKeys, PoolingHead
 from dmedge.model.quantized import replace_module_
 
 DOMAIN = "com.microsoft"
@@ -47,6 +47,36 @@ class OnnxAttention(nn.Module):
         return self.out(mixed)  # type: ignore[no-any-return]
 
 
+class OnnxPoolingHead(nn.Module):
+    """A `PoolingHead` in float without products of patches and weights: its query is the same for every picture.
+
+    What the query makes of the keys' weights is known beforehand, and the bias of the keys is the same for all patches.
+    Patches are mixed before they are multiplied by the weights of the values, as a mixture is linear.
+    """
+
+    asked: Tensor
+    values: Tensor
+
+    def __init__(self, module: PoolingHead) -> None:
+        super().__init__()
+        attention, width = module.attention, module.probe.shape[-1]
+        by_head = attention.heads, attention.head_dim, width
+        query = attention.query(module.probe[0]).view(attention.heads, 1, -1) * attention.head_dim**-0.5
+        asked = query.double() @ attention.key.weight.view(by_head).double()  # [heads, 1, W]
+        self.register_buffer("asked", asked[:, 0].float())
+        self.register_buffer("values", attention.value.weight.view(by_head).transpose(1, 2).contiguous())
+        self.offset, self.out = attention.value.bias, attention.out
+        self.layernorm, self.mlp = module.layernorm, module.mlp
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Pool [B, P, W] patches to [B, W]."""
+        shares = torch.softmax(self.asked @ patches.transpose(1, 2), dim=-1)  # [B, heads, P]
+        mixed = (shares @ patches)[:, :, None] @ self.values  # [B, heads, 1, W of a head]
+        x = self.out(mixed.reshape(patches.shape[0], 1, -1) + self.offset)
+        x = x + self.mlp(self.layernorm(x))
+        return x[:, 0]  # type: ignore[no-any-return]
+
+
 def heads_apart(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | HiddenKeys | None, scale: float) -> Tensor:
     """Attention of an imported encoder as one operation; see `attention_traced_as`.
 
@@ -74,6 +104,12 @@ def heads_apart(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | Hidden
 
 def fuse_attention_(model: DualEncoder) -> None:
     """Replace every `Attention` of own towers and fusions; one with rotary positions turns its heads, and stays."""
+    for name, module in list(model.named_modules()):
+        if type(module) is PoolingHead and all(
+            type(part) is nn.Linear and part.bias is not None
+            for part in (module.attention.query, module.attention.key, module.attention.value)
+        ):
+            replace_module_(model, name, OnnxPoolingHead(module))
     for name, module in list(model.named_modules()):
         if type(module) is Attention and module.rotary is None:
             replace_module_(model, name, OnnxAttention(module))
