@@ -156,10 +156,10 @@ def _linear(value: Any) -> _Linear | None:
     codes, codes_weight, zero = _made_by(_made_by(sums, "Cast", 1)[0], "MatMulInteger", 3)
     codes_scale, scale = _made_by(scales, "Mul", 2)
     if codes is None:
-        part, stored = _Linear((x,), weight, bias), (weight, bias)
+        part = _Linear((x,), weight, bias)
     else:
         part = _Linear((codes, codes_scale, zero), codes_weight, bias, scale)
-        stored = (codes_weight, bias, scale)
+    stored = (part.weight, part.bias, *([part.scale] if part.is_int else []))
     return part if all(tensor is not None and tensor.is_initializer() for tensor in stored) else None
 
 

@@ -1,7 +1,8 @@
-"""What a program does to weights' inputs and outputs, done to the weights: fewer passes over the numbers of a picture.
+"""What a program does to numbers beside its products, done to the weights, in float64 and once.
 
-Pixels are scaled by the weights that they are multiplied by, the patches that a picture is cut into are rows of one
-product, and the factor within `x * sigmoid(1.702 x)` is part of the layer before. Computed in float64, once.
+Pixels are scaled by the weights that they are multiplied by; the patches of a picture are the rows of one product, not
+the windows of a convolution, which would turn the picture before and its result after; the factor within
+`x * sigmoid(1.702 x)` is part of the layer before.
 """
 
 from typing import Any
@@ -35,51 +36,37 @@ def _scaled_then_cut(op: Any, pixels: Any, factor: Any, mean: Any, deviation: An
 
 
 def _is_cut(_: Any, pixels: Any, weight: Any, maps: Any, patches: Any, **scaling: Any) -> bool:
-    """Whether every pixel is in one patch, and numbers are known that scale it."""
-    found = maps.producer().attributes
-    size = list(weight.shape)[2:]
-    is_plain = (
-        list(found["strides"].as_ints()) == size and not any(found["pads"].as_ints()) and found["group"].as_int() == 1
-    )
-    fits = all(isinstance(side, int) and side % size[0] == 0 for side in pixels.shape[1:3])
-    known = (scaling[name].const_value is not None for name in ("factor", "mean", "deviation"))
-    return (
-        size[0] == size[1]
-        and is_plain
-        and fits
-        and patches.shape is not None
-        and all(known)
-        and all(map(_is_own, maps.producer().inputs[1:]))
-    )
+    """Whether every pixel is in one patch, and all numbers are known."""
+    settings, (height, width) = maps.producer().attributes, weight.shape[2:]
+    is_square = height == width and list(settings["strides"].as_ints()) == [height, width]
+    is_whole = not any(settings["pads"].as_ints()) and settings["group"].as_int() == 1
+    fits = all(isinstance(side, int) and side % height == 0 for side in pixels.shape[1:3])
+    is_known = all(scaling[name].const_value is not None for name in ("factor", "mean", "deviation"))
+    has_own = all(map(_is_own, maps.producer().inputs[1:]))
+    return is_square and is_whole and fits and is_known and has_own and patches.shape is not None
 
 
 def _cut_then_scaled(
     op: Any, pixels: Any, factor: Any, mean: Any, deviation: Any, weight: Any, maps: Any, patches: Any, **_: Any
 ) -> Any:
+    """Patches as rows of bytes, times weights in their order; ((f x - m) / d) w is x (w f / d) and an offset."""
     ir: Any = require("onnx_ir", "onnx")
-    side, kernel = int(weight.shape[2]), _numbers(weight)  # [V, 3, side, side]
-    spread = _numbers(deviation)
+    kernel, spread = _numbers(weight), _numbers(deviation)  # [V, 3, side, side]; [3, 1, 1] or one for all
     offset = -(kernel * (_numbers(mean) / spread)).sum((1, 2, 3))
-    product = (kernel * (_numbers(factor) / spread)).transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
+    product = (kernel * (_numbers(factor) / spread)).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
     _put_(ir, weight, product)
+    if bias := maps.producer().inputs[2:]:
+        _put_(ir, bias[0], _numbers(bias[0]) + offset)
+    else:
+        bias = [op.initializer(ir.tensor(offset.astype(np.float32), name=f"offset_of_{weight.name}"))]
 
-    given = maps.producer().inputs[2:]
-    if given:
-        _put_(ir, given[0], _numbers(given[0]) + offset)
-
-    _, rows, columns, colours = pixels.shape
-    shapes = (
-        [0, rows // side, side, columns // side, side * colours],
-        [0, rows // side * (columns // side), len(product)],
-    )
-    constants = [*shapes, *([] if given else [offset.astype(np.float32)])]  # 0: as many as there are
-    grid, flat, *added = (
-        op.initializer(ir.tensor(numbers, name=f"{kind}_of_{weight.name}"))
-        for kind, numbers in zip(("grid", "rows", "offset"), constants, strict=False)
-    )
-    x = op.Reshape(op.Transpose(op.Reshape(pixels, grid), perm=ROWS_TOGETHER), flat)
-    floats = _shaped(op.Cast(x, to=FLOAT), patches.type, ir.Shape([patches.shape[0], *shapes[1][1:]]))
-    return op.Add(_shaped(op.MatMul(floats, weight), patches.type, patches.shape), *given, *added)
+    side, (_, height, width, colours) = kernel.shape[-1], pixels.shape
+    down, across = height // side, width // side
+    shapes = {"grid": [0, down, side, across, side * colours], "rows": [0, down * across, len(product)]}  # 0: any
+    grid, rows = (op.initializer(ir.tensor(shape, name=f"{name}_of_{weight.name}")) for name, shape in shapes.items())
+    codes = op.Reshape(op.Transpose(op.Reshape(pixels, grid), perm=ROWS_TOGETHER), rows)
+    floats = _shaped(op.Cast(codes, to=FLOAT), patches.type, ir.Shape([patches.shape[0], *shapes["rows"][1:]]))
+    return op.Add(_shaped(op.MatMul(floats, weight), patches.type, patches.shape), bias[0])
 
 
 def _sharp_gate(op: Any, x: Any, w1: Any, b1: Any, factor: Any, w2: Any) -> Any:
