@@ -155,7 +155,7 @@ def count_onnx(path: Path, program: Program, prefix: str, context_length: int) -
     makers = {name: node for node in graph.node for name in node.output}
     macs = [_Piece(*found, True) for node in graph.node for found in _onnx_products(node, shape, makers)]
     kinds = onnx.TensorProto
-    read = {name for node in graph.node if node.op_type in ("Conv", *_ONNX_PRODUCTS) for name in node.input}
+    read = {name for node in graph.node if node.op_type in ("Conv", "Concat", *_ONNX_PRODUCTS) for name in node.input}
     parameters = [
         _Piece(prod(tensor.dims) * (2 if is_packed else 1), is_packed or tensor.data_type == kinds.INT8, True)
         for name, tensor in tensors.items()

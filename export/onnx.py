@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dmedge.artifact import Program
 from dmedge.errors import ExportError, require
 from dmedge.export.counts import count_onnx
-from dmedge.export.onnx_attention import heads_apart, join_weights_
+from dmedge.export.onnx_attention import heads_apart, join_projections_
 from dmedge.export.onnx_library import one_library
 from dmedge.export.onnx_ops import (
     OPSET,
@@ -24,6 +24,7 @@ from dmedge.export.onnx_ops import (
     translations,
 )
 from dmedge.export.onnx_rules import fuse_patterns_
+from dmedge.export.onnx_weights import compute_weights_
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.model.dual import DualEncoder
@@ -67,8 +68,9 @@ def export_onnx(model: DualEncoder, programs: tuple[Program, ...], root: Path, *
             )
             assert written is not None
             if fuses:
-                join_weights_(written.model)
                 fuse_patterns_(written.model)
+                join_projections_(written.model)
+                compute_weights_(written.model)
             _forget_sources(written.model)
             _name_outputs(written.model, [spec.name for spec in program.outputs])
             written.save(root / program.file, external_data=False)

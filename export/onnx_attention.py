@@ -6,24 +6,23 @@ for WebGPU takes no mask: programs that may run there stay as they are traced.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dmedge.errors import require
-from dmedge.model.attention import MASKED, Attention, Block
+from dmedge.model.attention import MASKED, Attention
 from dmedge.model.dual import DualEncoder
-from dmedge.model.quantized import DynamicLinear, replace_module_
+from dmedge.model.hf_rewrite import HiddenKeys, PoolingHead
+from dmedge.model.quantized import replace_module_
 
 DOMAIN = "com.microsoft"
-PARTED = "dmedge"  # domain of nodes whose weights `join_weights_` has yet to put together
-
-Size = int | torch.SymInt
 
 
 class OnnxAttention(nn.Module):
-    """An `Attention` as MultiHeadAttention: over a context of its own, or with linear layers of several kinds."""
+    """An `Attention` as MultiHeadAttention, which `join_projections_` may put together with its linear layers."""
 
     def __init__(self, module: Attention) -> None:
         super().__init__()
@@ -37,67 +36,65 @@ class OnnxAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return [B, Q, W]; keys where `bias`, an int32 mask [B, K], is 0 are not looked at."""
         query, key, value = self.query(x), self.key(context), self.value(context)
-        mixed = self._fused(f"{DOMAIN}::MultiHeadAttention", (query, key, value, None, bias), query.shape)
+        mixed = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::MultiHeadAttention",
+            (query, key, value, None, bias),
+            {"num_heads": self.heads, "mask_filter_value": MASKED},
+            dtype=torch.float32,
+            shape=query.shape,
+            version=1,
+        )
         return self.out(mixed)  # type: ignore[no-any-return]
 
-    def _fused(self, operation: str, inputs: Sequence[Tensor | None], shape: Sequence[Size]) -> Tensor:
-        settings: dict[str, Any] = {"num_heads": self.heads, "mask_filter_value": MASKED}
-        return torch.onnx.ops.symbolic(operation, inputs, settings, dtype=torch.float32, shape=shape, version=1)
 
+class OnnxPoolingHead(nn.Module):
+    """A `PoolingHead` in float without products of patches and weights: its query is the same for every picture.
 
-class OnnxSelfAttention(OnnxAttention):
-    """Float attention of a sequence over itself: query, key and value are one product, within the operation."""
-
-    weight: Tensor
-    offset: Tensor
-
-    def __init__(self, module: Attention) -> None:
-        super().__init__(module)
-        parts = module.query, module.key, module.value
-        self.register_buffer("weight", torch.cat([part.weight for part in parts]).t().contiguous())
-        self.register_buffer("offset", torch.cat([part.bias for part in parts]))
-        del self.query, self.key, self.value
-
-    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
-        """See `OnnxAttention`; `context` is `x`."""
-        shape = (*x.shape[:-1], len(self.offset) // 3)
-        return self.out(self._fused(f"{DOMAIN}::Attention", (x, self.weight, self.offset, bias), shape))  # type: ignore[no-any-return]
-
-
-class OnnxIntSelfAttention(OnnxAttention):
-    """The same in int8, as QAttention: `x` is rounded once for all three.
-
-    The three weights stay apart in the file, as the checkpoint has them; onnxruntime joins them when it loads it.
+    What the query makes of the keys' weights is known beforehand, and the bias of the keys is the same for all patches.
+    Patches are mixed before they are multiplied by the weights of the values, as a mixture is linear.
     """
 
-    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
-        """See `OnnxAttention`; `context` is `x`."""
-        codes: Any = torch.onnx.ops.symbolic_multi_out(
-            "DynamicQuantizeLinear",
-            (x,),
-            dtypes=(torch.uint8, torch.float32, torch.uint8),
-            shapes=(x.shape, (), ()),
-            version=11,
-        )
-        parts = self.query, self.key, self.value  # each an OnnxLinear
-        weights = [part.get_buffer(key) for key in ("weight", "bias", "scale") for part in parts]
-        shape = (*x.shape[:-1], weights[0].shape[1])
-        return self.out(self._fused(f"{PARTED}::QAttention", (*codes, bias, *weights), shape))  # type: ignore[no-any-return]
+    asked: Tensor
+    values: Tensor
+
+    def __init__(self, module: PoolingHead) -> None:
+        super().__init__()
+        attention, width = module.attention, module.probe.shape[-1]
+        by_head = attention.heads, attention.head_dim, width
+        query = attention.query(module.probe[0]).view(attention.heads, 1, -1) * attention.head_dim**-0.5
+        asked = query.double() @ attention.key.weight.view(by_head).double()  # [heads, 1, W]
+        self.register_buffer("asked", asked[:, 0].float())
+        self.register_buffer("values", attention.value.weight.view(by_head).transpose(1, 2).contiguous())
+        self.offset, self.out = attention.value.bias, attention.out
+        self.layernorm, self.mlp = module.layernorm, module.mlp
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Pool [B, P, W] patches to [B, W]."""
+        shares = torch.softmax(self.asked @ patches.transpose(1, 2), dim=-1)  # [B, heads, P]
+        mixed = (shares @ patches)[:, :, None] @ self.values  # [B, heads, 1, W of a head]
+        x = self.out(mixed.reshape(patches.shape[0], 1, -1) + self.offset)
+        x = x + self.mlp(self.layernorm(x))
+        return x[:, 0]  # type: ignore[no-any-return]
 
 
-def heads_apart(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def heads_apart(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | HiddenKeys | None, scale: float) -> Tensor:
     """Attention of an imported encoder as one operation; see `attention_traced_as`.
 
     onnxruntime cancels the turning of heads with that of the encoder.
     """
     batch, heads, queries, width = query.shape
     rows = [x.transpose(1, 2).reshape(batch, -1, heads * width) for x in (query, key, value)]
-    if bias is not None and isinstance(bias.shape[2], int):  # one row for all queries, where the kernel wants each's
+    settings: dict[str, Any] = {"num_heads": heads, "scale": scale, "mask_filter_value": MASKED}
+    mask = None
+    if isinstance(bias, HiddenKeys):
+        mask, settings["unidirectional"] = bias.padding, int(bias.is_causal)
+        bias, mask = None, None if mask is None else mask.to(torch.int32)
+    elif bias is not None and isinstance(bias.shape[2], int):  # one row for all, where the kernel wants each query's
         bias = bias.expand(-1, -1, queries, -1)
     mixed: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::MultiHeadAttention",
-        (*rows, None, None, bias),
-        {"num_heads": heads, "scale": scale},
+        (*rows, None, mask, bias),
+        settings,
         dtype=torch.float32,
         shape=(batch, queries, heads * width),
         version=1,
@@ -107,49 +104,82 @@ def heads_apart(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, 
 
 def fuse_attention_(model: DualEncoder) -> None:
     """Replace every `Attention` of own towers and fusions; one with rotary positions turns its heads, and stays."""
-    for block in [module for module in model.modules() if type(module) is Block]:
-        if block.attention.rotary is None:
-            block.attention = _of_itself(block.attention)  # type: ignore[assignment]
+    for name, module in list(model.named_modules()):
+        if type(module) is PoolingHead and all(
+            type(part) is nn.Linear and part.bias is not None
+            for part in (module.attention.query, module.attention.key, module.attention.value)
+        ):
+            replace_module_(model, name, OnnxPoolingHead(module))
     for name, module in list(model.named_modules()):
         if type(module) is Attention and module.rotary is None:
             replace_module_(model, name, OnnxAttention(module))
 
 
-def _of_itself(module: Attention) -> nn.Module:
-    parts = module.query, module.key, module.value
-    if any(part.bias is None for part in parts):
-        return OnnxAttention(module)
-    kinds: set[type[nn.Module]] = {type(part) for part in parts}
-    if kinds == {nn.Linear}:
-        return OnnxSelfAttention(module)
-    return OnnxIntSelfAttention(module) if kinds == {DynamicLinear} else OnnxAttention(module)
+def join_projections_(model: Any) -> None:
+    """Make query, key and value one product, within the operation, where a sequence attends to itself.
 
-
-def join_weights_(model: Any) -> None:
-    """Finish the nodes of `OnnxIntSelfAttention`, after the exporter, which would compute what joins the weights.
+    Three layers of one kind become one, float or int8; layers of several kinds stay apart. In int8 the sequence is
+    rounded once for all three. The weights stay apart in the file, as the checkpoint has them; onnxruntime joins them
+    when it loads it.
 
     Args:
         model: of onnx_ir.
     """
     ir: Any = require("onnx_ir", "onnx")
-    graph = model.graph
-    for node in [node for node in graph if node.domain == PARTED]:
-        codes, scale, zero, mask, *parts = node.inputs
-        joins = [ir.node("Concat", parts[at : at + 3], {"axis": -1}) for at in (0, 3, 6)]
-        weight, bias, scales = (_joined(ir, join) for join in joins)
-        fused = ir.node(
-            node.op_type, (codes, weight, bias, scale, scales, mask, zero), node.attributes, domain=DOMAIN, version=1
-        )
-        [old], [new] = node.outputs, fused.outputs
-        new.name, new.type, new.shape = old.name, old.type, old.shape
-        ir.convenience.replace_nodes_and_values(graph, node, [node], [*joins, fused], [old], [new])
-    if model.opset_imports.pop(PARTED, None):
-        model.opset_imports[DOMAIN] = 1
+    for node in [node for node in model.graph if node.op_type == "MultiHeadAttention"]:
+        parts = [part for part in map(_linear, node.inputs[:3]) if part is not None]
+        has_bias = len(node.inputs) > 5 and node.inputs[5] is not None
+        if len(parts) == 3 and len({part.source for part in parts}) == 1 and not (has_bias and parts[0].is_int):
+            _join_(ir, node, parts)
+    require("onnx_ir.passes.common", "onnx").RemoveUnusedNodesPass()(model)
 
 
-def _joined(ir: Any, join: Any) -> Any:
-    """The output of a Concat along the last axis, with its shape."""
-    first, [value] = join.inputs[0], join.outputs
-    value.type = first.type
-    value.shape = ir.Shape([*first.shape[:-1], sum(part.shape[-1] for part in join.inputs)])
-    return value
+@dataclass(frozen=True, eq=False, slots=True)
+class _Linear:
+    """A linear layer as it was traced."""
+
+    source: tuple[Any, ...]  # the sequence, or its codes, their scale and their zero point
+    weight: Any  # [inputs, outputs]
+    bias: Any
+    scale: Any = None  # of each output, in int8
+
+    @property
+    def is_int(self) -> bool:
+        return self.scale is not None
+
+
+def _linear(value: Any) -> _Linear | None:
+    """The layer that made a value, if its weight and its bias are stored."""
+    product, bias = _made_by(value, "Add", 2)
+    x, weight = _made_by(product, "MatMul", 2)
+    sums, scales = _made_by(product, "Mul", 2)
+    codes, codes_weight, zero = _made_by(_made_by(sums, "Cast", 1)[0], "MatMulInteger", 3)
+    codes_scale, scale = _made_by(scales, "Mul", 2)
+    if codes is None:
+        part = _Linear((x,), weight, bias)
+    else:
+        part = _Linear((codes, codes_scale, zero), codes_weight, bias, scale)
+    stored = (part.weight, part.bias, *([part.scale] if part.is_int else []))
+    return part if all(tensor is not None and tensor.is_initializer() for tensor in stored) else None
+
+
+def _made_by(value: Any, operation: str, count: int) -> tuple[Any, ...]:
+    """The inputs of the operation that made a value; as many of None where another did."""
+    node = None if value is None else value.producer()
+    return tuple(node.inputs) if node is not None and node.op_type == operation else (None,) * count
+
+
+def _join_(ir: Any, node: Any, parts: Sequence[_Linear]) -> None:
+    """Put the operation that makes query, key and value by itself in the place of one that is given them."""
+    kinds = zip(*((part.weight, part.bias, part.scale) for part in parts), strict=True)
+    joins = [ir.node("Concat", tensors, {"axis": -1}) for tensors in kinds if tensors[0] is not None]
+    mask, bias = (*node.inputs[4:6], None, None)[:2]
+    if parts[0].is_int:
+        (codes, codes_scale, zero), (weight, offset, scale) = parts[0].source, (join.outputs[0] for join in joins)
+        kind, inputs = "QAttention", (codes, weight, offset, codes_scale, scale, mask, zero)
+    else:
+        kind, inputs = "Attention", (*parts[0].source, *(join.outputs[0] for join in joins), mask, None, bias)
+    fused = ir.node(kind, inputs, node.attributes, domain=DOMAIN, version=1)
+    [old], [new] = node.outputs, fused.outputs
+    new.name, new.type, new.shape = old.name, old.type, old.shape
+    ir.convenience.replace_nodes_and_values(node.graph, node, [node], [*joins, fused], [old], [new])

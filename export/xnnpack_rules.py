@@ -18,6 +18,7 @@ def suit_xnnpack_(program: ExportedProgram) -> None:
     _divide_by_one_number_(graph)
     _turn_floats_(graph)
     _average_in_place_(graph)
+    _copy_one_row_(graph)
     graph.lint()
     program.graph_module.recompile()
 
@@ -60,6 +61,16 @@ def _average_in_place_(graph: Graph) -> None:
         if value.dim() == 4 and sorted(axis % 4 for axis in axes) == [2, 3] and not options and not node.kwargs:
             mean = _before(node, _ATEN.mean.dim, (x, axes, True), value.mean(axes, keepdim=True))
             _replace(node, _before(node, _ATEN.view.default, (mean, list(value.shape[:2])), node.meta["val"]))
+
+
+def _copy_one_row_(graph: Graph) -> None:
+    """The token that a text is pooled to is copied whole; looked up by two numbers, it is gathered number by number."""
+    for node in graph.find_nodes(op="call_function", target=_ATEN.index.Tensor):
+        x, indices = node.args
+        value = x.meta["val"]
+        if value.dim() == 3 and value.shape[0] == 1 and [tuple(i.meta["val"].shape) for i in indices] == [(1,), (1,)]:
+            row = _before(node, _ATEN.index_select.default, (x, 1, indices[1]), value[:, :1])
+            _replace(node, _before(node, _ATEN.select.int, (row, 1, 0), node.meta["val"]))
 
 
 def _before(node: Node, target: torch._ops.OpOverload, inputs: tuple[object, ...], value: torch.Tensor) -> Node:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dmedge.compress.quantize import quantize_
 from dmedge.export.engines import ENGINES
 from dmedge.export.onnx import check_integers, export_onnx, export_onnx_for_web
+from dmedge.export.onnx_attention import OnnxPoolingHead
 from dmedge.export.onnx_ops import onnx_model
 from dmedge.export.programs import bundle_programs
 from dmedge.manifest import Program
@@ -19,10 +21,11 @@ from dmedge.model.checkpoint import checkpoint_programs, load_checkpoint
 from dmedge.model.config import ModelConfig
 from dmedge.model.dual import DualEncoder
 from dmedge.model.hf_import import import_checkpoint
+from dmedge.model.hf_rewrite import rewrite_
 from dmedge.model.image import fold_batch_norm_
 from dmedge.model.quantized import Scheme
 from tests.tiny_bundles import CONFIG, tiny_model
-from tests.tiny_hf import BODY, DUALS
+from tests.tiny_hf import BODY, DUALS, make_random_
 
 onnx: Any = pytest.importorskip("onnx")
 onnxruntime: Any = pytest.importorskip("onnxruntime")
@@ -106,6 +109,32 @@ def test_int8_attention_is_that_of_torch(kept: tuple[str, ...], expected: str, t
         assert (wanted * got).sum(1).min() > INT8_COSINE
 
 
+def test_pooling_by_a_constant_query_is_that_of_every_patch() -> None:
+    model = SiglipVisionModel(SiglipVisionConfig(**BODY, image_size=32, patch_size=8))
+    make_random_(model)
+    rewrite_(model)
+    head, patches = model.head, torch.randn(3, 16, BODY["hidden_size"], generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(OnnxPoolingHead(head)(patches), head(patches), atol=1e-6, rtol=0)
+
+
+def test_one_product_computes_what_three_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, program = tiny_model(), of("encode_text", CONFIG)
+    quantize_(model, dict.fromkeys(LINEARS, "int8_dynamic"), {})
+    found = {}
+    for way in ("joined", "apart"):
+        export_onnx(model, (program,), tmp_path / way)
+        monkeypatch.setattr("dmedge.export.onnx.join_projections_", lambda _: None)
+        found[way] = tmp_path / way / program.file
+    rounded = {way: operations(path)["DynamicQuantizeLinear"] for way, path in found.items()}
+    assert rounded == dict.fromkeys(found, 2)  # the sequence, and what goes out
+    kinds = [operations(path)["MultiHeadAttention"] for path in found.values()]
+    assert kinds == [0, 1]
+    for feeds in (texts(1), texts(3, 9)):
+        joined, apart = (embeddings(model, path, program, feeds)[1] for path in found.values())
+        assert (joined - apart).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("kind", DUALS)
 def test_attention_of_imported_encoders_is_that_of_torch(kind: str, tmp_path: Path) -> None:
     """Causal or not, with padding or without, beside the pooling of SigLIP; no shape is changed and changed back."""
@@ -116,8 +145,12 @@ def test_attention_of_imported_encoders_is_that_of_torch(kind: str, tmp_path: Pa
         path = tmp_path / program.file
         pools = name == "encode_image" and kind.startswith("siglip")
         found = operations(path)
-        assert found["MultiHeadAttention"] == BODY["num_hidden_layers"] + pools
-        assert not found["Softmax"] and not found["Identity"] and found["Reshape"] <= 3
+        assert (found["Attention"], found["MultiHeadAttention"]) == (BODY["num_hidden_layers"], 0)
+        assert found["Softmax"] == pools and not found["Identity"] and found["Reshape"] <= 3
+        if name == "encode_text":  # the mask is used as it is, and so are the ids
+            assert found.total() <= 50 and not {"Range", "LessOrEqual", "Where", "Unsqueeze"} & set(found)
+        else:  # pixels are scaled by the weights of their patches, and the input of a gate by those before it
+            assert not {"Conv", "Sub", "Div"} & set(found) and found["Mul"] == found["Sigmoid"]
         feeds = pictures(model.config.image_size) if name == "encode_image" else texts(1, 3, 7)
         wanted, got = embeddings(model, path, program, feeds)
         assert (wanted - got).abs().max() < FLOAT_ERROR

@@ -55,3 +55,25 @@ def test_a_length_that_is_no_root_of_squares_stays() -> None:
     suit_xnnpack_(program)
     assert "aten.linalg_vector_norm.default" in called(program)
     torch.testing.assert_close(program.module()(torch.ones(2, 3)), torch.full((2, 3), 1 / 3))
+
+
+def test_the_token_of_one_text_is_copied_whole() -> None:
+    class Last(nn.Module):
+        def forward(self, tokens: Tensor, ids: Tensor) -> Tensor:
+            return tokens[torch.arange(tokens.shape[0]), ids.argmax(-1)]
+
+    tokens, ids = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([[1, 0, 7, 2, 0]])
+    program = torch.export.export(Last(), (tokens, ids))
+    suit_xnnpack_(program)
+    assert "aten.index.Tensor" not in called(program)
+    assert torch.equal(program.module()(tokens, ids), tokens[:, 2])
+
+
+def test_tokens_of_several_texts_stay() -> None:
+    class Last(nn.Module):
+        def forward(self, tokens: Tensor, ids: Tensor) -> Tensor:
+            return tokens[torch.arange(tokens.shape[0]), ids.argmax(-1)]
+
+    program = torch.export.export(Last(), (torch.ones(2, 5, 3), torch.ones(2, 5)))
+    suit_xnnpack_(program)
+    assert "aten.index.Tensor" in called(program)

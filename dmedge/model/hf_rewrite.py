@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,16 @@ from dmedge.model.quantized import replace_module_
 
 ATTENTION = "dmedge"  # under which transformers knows `attend` and `attention_mask`
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+
+@dataclass(frozen=True, slots=True)
+class HiddenKeys:
+    """What a query does not see, for a kernel that makes of this what is added to the scores."""
+
+    padding: Tensor | None  # bool [B, K], false where there is no token
+    is_causal: bool  # whether it sees nothing that comes behind it
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | HiddenKeys | None, float], Tensor]
 _kernel: ContextVar[Kernel | None] = ContextVar("kernel", default=None)
 
 # The encoders whose positions are 0, 1, 2 and so on; those of RoBERTa's kin depend on the padding.
@@ -45,8 +55,8 @@ def attention_traced_as(kernel: Kernel) -> Iterator[None]:
     """Have imported encoders that are traced meanwhile call `kernel`, with the tensors that `attend` is given.
 
     Args:
-        kernel: maps query [B, heads, Q, d], key and value [B, heads, K, d], the bias or None, and what scores are
-            multiplied by to [B, Q, heads, d].
+        kernel: maps query [B, heads, Q, d], key and value [B, heads, K, d], what is hidden, and what scores are
+            multiplied by to [B, Q, heads, d]. What is hidden is a bias where it is neither padding nor the future.
     """
     token = _kernel.set(kernel)
     try:
@@ -80,8 +90,8 @@ class PositionTable(nn.Module):
         self.weight = table.weight
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Rows [1, L, W] of int [..., L] positions, of which only the number is looked at."""
-        return _without_gradient(self.weight[: positions.shape[-1]][None])
+        """Rows [L, W] of int [..., L] positions, of which only the number is looked at."""
+        return _without_gradient(self.weight[: positions.shape[-1]])
 
 
 class FirstRow(nn.Module):
@@ -141,7 +151,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | HiddenKeys | None,
     *,
     sdpa: Callable[..., tuple[Tensor, Tensor | None]],
     scaling: float | None = None,
@@ -171,6 +181,7 @@ def attend(
     flat = [x.reshape(batch * heads, -1, width) for x in (query * scale, key, value)]
     scores = torch.bmm(flat[0], flat[1].transpose(1, 2))  # [B*h, Q, K]
     if attention_mask is not None:
+        assert isinstance(attention_mask, Tensor)
         scores = _add_bias(scores, attention_mask, batch, heads)
     mixed = torch.bmm(torch.softmax(scores, dim=-1), flat[2])
     return mixed.view(batch, heads, queries, width).transpose(1, 2), None
@@ -188,20 +199,25 @@ def attention_mask(
     *,
     sdpa: Callable[..., Tensor | None],
     everything: Callable[..., Tensor],
+    causal: Callable[..., Tensor],
     mask_function: Callable[..., Tensor],
     **options: Any,
-) -> Tensor | None:
+) -> Tensor | HiddenKeys | None:
     """Mask as transformers asks for it; traced, a float bias [B or 1, 1, Q or 1, K], otherwise by its own function.
 
     Args:
         sdpa: transformers' own function.
         everything: the mask function that hides nothing.
+        causal: the one that hides the future.
         mask_function: which key a query sees, by their numbers.
         options: lengths and padding, and more for transformers' own.
     """
     if not torch.compiler.is_exporting():
         return sdpa(mask_function=mask_function, **options)
     padding, bias = options.get("attention_mask"), None
+    if _kernel.get() is not None and mask_function in (everything, causal):
+        is_causal = mask_function is causal
+        return HiddenKeys(padding, is_causal) if is_causal or padding is not None else None
     if padding is not None:
         bias = (1.0 - padding.to(torch.float32))[:, None, None, :] * MASKED
     if mask_function is not everything:
@@ -218,7 +234,8 @@ def rewrite_(encoder: Any) -> None:
     """Give a freshly built encoder of transformers the parts of this module, wherever it has such parts."""
     transformers, masks = require("transformers", "train"), require("transformers.masking_utils", "train")
     attention = require("transformers.modeling_utils", "train").ALL_ATTENTION_FUNCTIONS["sdpa"]
-    mask = partial(attention_mask, sdpa=masks.sdpa_mask, everything=masks.bidirectional_mask_function)
+    functions = {"everything": masks.bidirectional_mask_function, "causal": masks.causal_mask_function}
+    mask = partial(attention_mask, sdpa=masks.sdpa_mask, **functions)
     transformers.AttentionInterface.register(ATTENTION, partial(attend, sdpa=attention))
     transformers.AttentionMaskInterface.register(ATTENTION, mask)
     if encoder.config._attn_implementation == "sdpa" and encoder._can_set_attn_implementation():
