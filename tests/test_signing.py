@@ -215,7 +215,7 @@ def test_the_tool_of_model_signing_agrees(signed: Artifact, keys: tuple[Path, Pa
 def test_the_command_signs_every_bundle(
     keys: tuple[Path, Path], make_artifact: MakeArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export(parent: Artifact, config: object, out: Path, *, seal: Seal | None = None) -> Artifact:
+    def export(parent: Artifact, config: object, out: Path, *, seal: Seal | None, budget: object) -> Artifact:
         with new_artifact(out) as draft:
             return write(draft, seal)
 
