@@ -57,6 +57,7 @@ class OnnxPoolingHead(nn.Module):
     asked: Tensor
     values: Tensor
 
+    @torch.no_grad()
     def __init__(self, module: PoolingHead) -> None:
         super().__init__()
         attention, width = module.attention, module.probe.shape[-1]
@@ -103,16 +104,17 @@ def heads_apart(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | Hidden
 
 
 def fuse_attention_(model: DualEncoder) -> None:
-    """Replace every `Attention` of own towers and fusions; one with rotary positions turns its heads, and stays."""
+    """Replace every float `PoolingHead`, and every `Attention` but one with rotary positions, which turns its heads."""
     for name, module in list(model.named_modules()):
-        if type(module) is PoolingHead and all(
-            type(part) is nn.Linear and part.bias is not None
-            for part in (module.attention.query, module.attention.key, module.attention.value)
-        ):
+        if type(module) is PoolingHead and _is_float(module.attention):
             replace_module_(model, name, OnnxPoolingHead(module))
     for name, module in list(model.named_modules()):
         if type(module) is Attention and module.rotary is None:
             replace_module_(model, name, OnnxAttention(module))
+
+
+def _is_float(attention: Attention) -> bool:
+    return all(type(part) is nn.Linear for part in (attention.query, attention.key, attention.value))
 
 
 def join_projections_(model: Any) -> None:
