@@ -113,8 +113,7 @@ def export_bundle(
             | _summary(checkpoint, ours, lowerings, parity)
             | {"variant": config.variant, "support": support, "size": sizes, **agreement}
             | {"towers": tower_facts(checkpoint, planned, {r: found.counts for r, found in lowerings.items()})}
-            | {"minimum_versions": minimum_versions(lowerings), **inherited(parent.manifest)}
-            | ({"budget": limits} if budget and (limits := changed_limits(budget)) else {}),
+            | {"minimum_versions": minimum_versions(lowerings), **inherited(parent.manifest), **_promised(budget)},
             seal=seal,
         )
         meter.write(artifact)
@@ -230,6 +229,12 @@ def _precision(checkpoint: Checkpoint) -> str:
     if checkpoint.quantization is None:
         return "float32"
     return "int8, and linear layers in int4" if "int4_groups" in checkpoint.quantization.values() else "int8"
+
+
+def _promised(budget: Budget | None) -> dict[str, object]:
+    """Limits that are not the defaults, if there are any."""
+    limits = changed_limits(budget) if budget else {}
+    return {"budget": limits} if limits else {}
 
 
 def _summary(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dmedge.cli.verify import verify
 from dmedge.data.evalset import EvalSet
 from dmedge.evidence.choices import draw_pairs
 from dmedge.evidence.config import VerifyConfig
@@ -107,6 +108,8 @@ def test_a_limit_of_every_language_draws_as_many_pairs_as_it_takes() -> None:
     assert pairs_needed(limits, 20) == 2 * hits_needed(0.95, 20)
     assert pairs_for(data, CONFIG, limits) == 20 * pairs_needed(limits, 20)
     assert pairs_needed(Budget(class_accuracy_drop=0.01), 20) == 0
+    (option,) = (option for option in verify.params if option.name == "pairs_per_language")
+    assert option.default == CONFIG.pairs_per_language  # named twice, since the command imports nothing heavy
     with pytest.raises(ValueError, match="pairs_per_language 0; expected 1 or more"):
         VerifyConfig(pairs_per_language=0)
 

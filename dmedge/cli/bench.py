@@ -15,6 +15,7 @@ from dmedge.cli.verify import (
     budget_table,
     fail_on_any,
     junit_option,
+    print_proofs,
     print_proofs_json,
     runner_option,
     runtime_option,
@@ -72,17 +73,8 @@ def bench(
     proofs = bench_each(chosen, config, places, baseline=baseline, budgets=budgets)
     if junit is not None:
         write_junit(junit, [(proof.bundle.name, proof.report) for proof in proofs], stage="bench")
-    print_proofs_json(proofs) if as_json else _print_proofs(proofs)
+    print_proofs_json(proofs) if as_json else print_proofs(proofs, _print_report, _table)
     fail_on_any(proofs)
-
-
-def _print_proofs(proofs: "Sequence[Proof]") -> None:
-    for proof in proofs:
-        if len(proofs) > 1:
-            click.echo(f"{proof.bundle.root}")
-        _print_report(proof.report, proof.evidence)
-    if len(proofs) > 1:
-        click.echo(_table(proofs))
 
 
 def _table(proofs: "Sequence[Proof]") -> str:

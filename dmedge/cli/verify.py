@@ -1,6 +1,6 @@
 """dmedge verify: a bundle against its float baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ def verify(
     proofs = verify_each(chosen, config, places, baseline=baseline, budgets=budgets)
     if junit is not None:
         write_junit(junit, [(proof.bundle.name, proof.report) for proof in proofs], stage="verify")
-    print_proofs_json(proofs) if as_json else _print_proofs(proofs)
+    print_proofs_json(proofs) if as_json else print_proofs(proofs, _print_report, standing_table)
     fail_on_any(proofs)
 
 
@@ -93,13 +93,18 @@ def print_proofs_json(proofs: Sequence["Proof"]) -> None:
     print_json(reports[0] if len(reports) == 1 else reports)
 
 
-def _print_proofs(proofs: Sequence["Proof"]) -> None:
+def print_proofs(
+    proofs: Sequence["Proof"],
+    print_report: Callable[[dict[str, Any], Artifact], None],
+    table: Callable[[Sequence["Proof"]], str],
+) -> None:
+    """What was found of each bundle, and a table of several."""
     for proof in proofs:
         if len(proofs) > 1:
             click.echo(f"{proof.bundle.root}")
-        _print_report(proof.report, proof.evidence)
+        print_report(proof.report, proof.evidence)
     if len(proofs) > 1:
-        click.echo(standing_table(proofs))
+        click.echo(table(proofs))
 
 
 def standing_table(proofs: Sequence["Proof"]) -> str:

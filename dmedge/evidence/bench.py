@@ -76,12 +76,9 @@ def bench_bundle(
             find_probe if config.roofline else None,
             baseline=baseline,
         )
-        report = _report(timings, baseline, budget)
         label = _label(device, timings)
-        report |= {"label": label, "device": config.device, "accuracy": accuracy}
-        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        (draft.path / REPORT).write_text(text, encoding="utf-8")
-        np.savez_compressed(draft.path / SAMPLES, **_raw(timings))
+        report = _report(timings, baseline, budget) | {"label": label, "device": config.device, "accuracy": accuracy}
+        _write(draft.path, report, timings)
         return draft.finish(
             kind="evidence",
             stage=STAGE,
@@ -95,6 +92,12 @@ def bench_bundle(
             | {f"{name}_ratio": round(row["ratio"]["value"], 4) for name, row in report["programs"].items()},
             target=target,
         )
+
+
+def _write(folder: Path, report: Mapping[str, Any], timings: Timings) -> None:
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / REPORT).write_text(text, encoding="utf-8")
+    np.savez_compressed(folder / SAMPLES, **_raw(timings))
 
 
 def _label(device: Device | BrowserDevice | None, timings: Timings) -> str:

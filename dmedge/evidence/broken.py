@@ -7,8 +7,7 @@ from dmedge.artifact import Artifact, download_bytes, program_bytes
 from dmedge.data.evalset import EvalSet
 from dmedge.environment import host_facts
 from dmedge.evidence.config import VerifyConfig
-from dmedge.evidence.leakage import data_digest
-from dmedge.evidence.measured import SCHEMA_VERSION
+from dmedge.evidence.measured import SCHEMA_VERSION, data_json
 from dmedge.evidence.verdict import BudgetLine
 from dmedge.runtime.session import runtime_of
 from dmedge.variants import variant_of
@@ -33,13 +32,7 @@ def broken_json(
         "failure": failure,
         **{f"{role}_sha256": parents.get(role) for role in ("artifact", "baseline", "fp32_bundle")},
         "variant": variant_of(bundle.manifest),
-        "data": {
-            "name": data.name,
-            "sha256": data_digest(data),
-            "n_images": len(data.images),
-            "n_texts": len(data.texts),
-            "n_languages": len(set(data.languages)),
-        },
+        "data": data_json(data),
         "heads": {},
         "parity": None,
         "coverage": None,

@@ -200,15 +200,8 @@ def _whole_json(
         "baseline_sha256": measured.baseline.digest,
         "fp32_bundle_sha256": measured.fp32_bundle.digest if measured.fp32_bundle else None,
         "variant": variant_of(measured.bundle.manifest),
-        "data": {
-            "name": data.name,
-            "sha256": data_digest(data),
-            "n_images": len(data.images),
-            "n_texts": len(data.texts),
-            "n_languages": len(set(data.languages)),
-            "training_checked": measured.training_checked,
-            "calibration_checked": measured.is_calibration_known,
-        },
+        "data": data_json(data)
+        | {"training_checked": measured.training_checked, "calibration_checked": measured.is_calibration_known},
         **found,
         "parity": measured.parity.to_json(),
         "coverage": measured.coverage.to_json() if measured.coverage else None,
@@ -216,6 +209,17 @@ def _whole_json(
         "method": method,
         "runtime": {key: measured.facts[key] for key in ("runtime", "version", "threads")},
         "host": host_facts(),
+    }
+
+
+def data_json(data: EvalSet) -> dict[str, Any]:
+    """Which evaluation set it was."""
+    return {
+        "name": data.name,
+        "sha256": data_digest(data),
+        "n_images": len(data.images),
+        "n_texts": len(data.texts),
+        "n_languages": len(set(data.languages)),
     }
 
 

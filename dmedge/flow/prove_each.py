@@ -79,11 +79,10 @@ def verify_each(
         DataError: the data cannot be used.
         VerifyError: a bundle computes no embeddings of unit length.
     """
-    proofs = []
-    for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets):
-        evidence = verify(bundle, config, place, baseline=theirs, budget=budget)
-        proofs.append(Proof(bundle, evidence, json.loads(evidence.file(REPORT).read_text(encoding="utf-8"))))
-    return proofs
+    return [
+        _proof(bundle, verify(bundle, config, place, baseline=theirs, budget=budget), REPORT)
+        for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets)
+    ]
 
 
 def bench_each(
@@ -101,11 +100,14 @@ def bench_each(
     """
     for bundle in bundles:
         check_bench(bundle, config)
-    proofs = []
-    for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets):
-        evidence = bench(bundle, config, place, baseline=theirs, budget=budget)
-        proofs.append(Proof(bundle, evidence, json.loads(evidence.file(BENCH).read_text(encoding="utf-8"))))
-    return proofs
+    return [
+        _proof(bundle, bench(bundle, config, place, baseline=theirs, budget=budget), BENCH)
+        for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets)
+    ]
+
+
+def _proof(bundle: Artifact, evidence: Artifact, report: str) -> Proof:
+    return Proof(bundle, evidence, json.loads(evidence.file(report).read_text(encoding="utf-8")))
 
 
 def _jobs(
