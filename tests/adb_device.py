@@ -19,6 +19,7 @@ BANNER = b"device::ro.product.name=test;ro.product.model=Test;ro.product.device=
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 SYSTEM = "system"
 BATTERY = "/sys/class/power_supply/battery"
+HEAT = "/sys/class/thermal/"
 
 
 class AdbDevice:
@@ -29,7 +30,7 @@ class AdbDevice:
 
         Args:
             temporary: the folder that shells there call TMPDIR, as Android's do; what lies in `SYSTEM` below it
-                stands there for the battery of this machine.
+                stands there for the battery and the thermal zones of this machine.
         """
         self._temporary = temporary
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -125,7 +126,7 @@ class Stream:
         self._is_sending = threading.Lock()
         self.may_send = threading.Semaphore(1)
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _with_battery(script, link.temporary / SYSTEM)],
+            ["/bin/sh", "-c", _with_system(script, link.temporary / SYSTEM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -186,8 +187,10 @@ class Stream:
                 self._link.send(WRTE, self._mine, self._theirs, packet)
 
 
-def _with_battery(script: str, root: Path) -> str:
-    """The script reading the battery below `root`, and telling of it as if it were the machine's own."""
+def _with_system(script: str, root: Path) -> str:
+    """The script reading battery and thermal zones below `root`, told of as if they were the machine's own."""
     if not root.is_dir() or BATTERY not in script:
         return script
-    return f"{{ {script.replace(BATTERY, f'{root}{BATTERY}')}; }} | sed 's#{root}/#/#'"
+    for place in (BATTERY, HEAT):
+        script = script.replace(place, f"{root}{place}")
+    return f"{{ {script}; }} | sed 's#{root}/#/#'"

@@ -308,7 +308,7 @@ CASE = Case("encode_image", "encode_image", [[np.zeros(1)], [np.ones(1)]], [])
 def sustain(machine: Machine, minutes: float, frequencies: Sequence[float | None] = (None,)) -> list[Window]:
     told = iter([*frequencies, *[frequencies[-1]] * 100])
     state = lambda: {"frequency_mhz": next(told), "temperature_c": None}  # noqa: E731
-    return run_sustained(machine, CASE, minutes, state, machine.clock)  # type: ignore[arg-type]
+    return list(run_sustained(machine, CASE, minutes, state, machine.clock))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("minutes", "windows"), [(0.05, 6), (1, 6), (10, 10)])

@@ -91,3 +91,40 @@ def test_one_bundle_whose_runtime_dies_ends_in_what_became_of_it(
     result = run("verify", onnx_int8_bundle.root, "--data", pictures, "--json", "--out", tmp_path / "evidence")
     assert result.exit_code == 3
     assert "SIGSEGV" in result.stderr and json.loads(result.stdout)["parity"] is None
+
+
+def test_a_bundle_whose_runtime_dies_while_it_is_timed_leaves_the_others_their_turn(
+    onnx_int8_bundle: Artifact,
+    onnx_bundle: Artifact,
+    tiny_checkpoint: Artifact,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker of the int8 bundle is ended when texts are timed, after the pictures."""
+    time = WorkerSession.time
+
+    def time_until_death(session: WorkerSession, program: str, *rest: Any) -> Any:
+        if program == "encode_text" and session._root == onnx_int8_bundle.root.resolve():
+            os.kill(session.process_id, signal.SIGSEGV)
+        return time(session, program, *rest)
+
+    monkeypatch.setattr(WorkerSession, "time", time_until_death)
+    out, junit = tmp_path / "timed", tmp_path / "junit.xml"
+    bundles = (onnx_int8_bundle.root, onnx_bundle.root, "--baseline", tiny_checkpoint.root, "--data", pictures)
+    command = ("bench", *bundles, "--rounds", 2, "--repeats", 1, "--out", out, "--junit", junit)
+    result = run(*command)
+    assert result.exit_code == 1
+    died, kept = (
+        "worker was ended by SIGSEGV while timing encode_text",
+        out / f"{onnx_int8_bundle.name}-bench-unfinished",
+    )
+    assert f"{onnx_int8_bundle.root}: " in result.stderr and died in " ".join(result.stderr.split())
+    assert str(kept) in result.stdout
+    unfinished = json.loads((kept / "unfinished.json").read_text("utf-8"))
+    assert list(unfinished["programs"]) == ["encode_image"] and died in unfinished["error"]
+    assert load_artifact(out / f"{onnx_bundle.name}-bench", kind="evidence").manifest.stage == "bench"
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(junit).getroot()}
+    assert suites[onnx_int8_bundle.name].get("errors") == "1" and suites[onnx_bundle.name].get("errors") == "0"
+    alone = run("bench", onnx_int8_bundle.root, *bundles[2:], "--rounds", 2, "--repeats", 1, "--out", tmp_path / "one")
+    assert alone.exit_code == 1 and died in " ".join(alone.stderr.split()) and not (tmp_path / "one").exists()

@@ -110,15 +110,18 @@ def test_bench_labels_host_figures_and_refuses_other_devices(
     assert result.exit_code == 1
     assert "no device 'phone'" in " ".join(result.stderr.split())
     command = ["bench", onnx_int8_bundle.root, "--baseline", tiny_checkpoint.root, "--data", pictures, "--rounds", 2]
-    result = run(*command, "--out", workdir / "bench", "--json")
+    result = run(*command, "--out", workdir / "bench", "--json", "--more-threads", 2)
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["label"] == "host figure, not a phone"
     assert "accuracy" in report
     assert set(report["programs"]) == {"encode_image", "encode_text", "encode_text_longest", "fuse"}
     for row in report["programs"].values():
-        assert {"value", "low", "high", "rounds"} == set(row["ratio"])
+        ratio = row["ratio"]
+        assert ratio["rounds"] == 6 and len(ratio["repeats"]) == 3
+        assert ratio["low"] <= min(ratio["repeats"]) and max(ratio["repeats"]) <= ratio["high"]
         assert row["artifact"]["n"] == row["fp32"]["n"]
+    assert set(report["more_threads"]["2"]) == set(report["programs"])
     for start in report["start"].values():
         assert start["load_ms"] > 0
         assert start["peak_rss_bytes"] >= start["base_rss_bytes"] > 0
@@ -126,7 +129,10 @@ def test_bench_labels_host_figures_and_refuses_other_devices(
     assert report["host"]["before"]["cores"] >= 1
     page = run("report", workdir / "bench", "--out", workdir / "page.html")
     assert page.exit_code == 0, page.stderr
-    assert "not verified" in (workdir / "page.html").read_text("utf-8")
+    shown = (workdir / "page.html").read_text("utf-8")
+    assert "not verified" in shown and shown.count("<small>2 threads</small>") == len(report["programs"])
+    repeats = report["programs"]["encode_text"]["ratio"]["repeats"]
+    assert f"<dt>each repeat</dt><dd>{', '.join(f'×{value:.2f}' for value in repeats)}</dd>" in shown
     assert run("report", workdir / "bench", "--out", workdir / "page.html").exit_code == 1
 
 

@@ -1,20 +1,24 @@
 """Rules of latency measurement, on sessions that pretend; no assertion depends on the clock."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dmedge.devices.names import check_device
 from dmedge.errors import ConfigError
-from dmedge.evidence.bench import judge_latency
+from dmedge.evidence.bench_json import judge_latency
+from dmedge.evidence.config import REPEATS
 from dmedge.evidence.latency import (
     Case,
     Nanoseconds,
     Paired,
     case_json,
     has_drifted,
+    join,
     measure,
+    median_interval,
     paired_ratio,
     percentiles_ms,
     warm_up,
@@ -74,8 +78,34 @@ def test_the_handover_between_processes_is_not_counted() -> None:
 
 
 def test_slow_programs_still_give_enough_samples_for_p90() -> None:
-    paired = measure(pretend("a", 9e8, []), pretend("b", 9e8, []), CASE)
-    assert set(percentiles_ms(paired.artifact_ns)) == {"n", "p50_ms", "p90_ms"}
+    repeats = [measure(pretend("a", 9e8, []), pretend("b", 9e8, []), CASE) for _ in range(REPEATS)]
+    assert set(percentiles_ms(join(repeats).artifact_ns)) == {"n", "p50_ms", "p90_ms"}
+
+
+def test_repeats_that_differ_widen_the_interval_to_all_of_them() -> None:
+    """Rounds agree within each process, and processes do not."""
+    parts = [measure(pretend("a", ns, []), pretend("b", 1e6, []), CASE, rounds=30, runs=3) for ns in (8e5, 9e5, 12e5)]
+    whole = join(parts)
+    ratio = paired_ratio(whole)
+    assert (ratio.value, ratio.low, ratio.high) == (0.9, 0.8, 1.2)
+    assert (ratio.rounds, ratio.repeats, whole.runs) == (90, (0.8, 0.9, 1.2), 3)
+    assert median_interval(whole) == (0.8, 1.2)
+    assert judge_latency([whole], Budget(latency_ratio=1.0))[0].verdict == "not enough data"
+
+
+def test_one_repeat_that_never_warmed_up_is_told() -> None:
+    steady = measure(pretend("a", 1e6, []), pretend("b", 1e6, []), CASE, rounds=2)
+    assert join([steady, steady]).is_warm
+    assert not join([steady, replace(steady, is_warm=False)]).is_warm
+
+
+def test_heat_within_repeats_is_told_though_each_begins_cool() -> None:
+    """Every repeat slows down by a fifth and begins anew, so that the whole has no trend."""
+    rows = np.tile(np.linspace(1e6, 1.2e6, 20)[:, None], (3, 4)).astype(np.int64)
+    steady = np.full_like(rows, 10**6)
+    assert has_drifted(rows, repeats=3) and not has_drifted(rows)
+    assert case_json(Paired(CASE, rows, steady, is_warm=True, repeats=3))["drifted"]
+    assert not case_json(Paired(CASE, steady, steady, is_warm=True, repeats=3))["drifted"]
 
 
 @pytest.mark.parametrize(

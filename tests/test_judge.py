@@ -13,7 +13,7 @@ import pytest
 from dmedge.data.emoji import load_pack
 from dmedge.data.evalset import EvalSet
 from dmedge.evidence.accuracy import evaluate
-from dmedge.evidence.bench import judge_latency
+from dmedge.evidence.bench_json import judge_latency
 from dmedge.evidence.bootstrap import HitTable, bootstrap_retention, hit_table
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.latency import Case, Nanoseconds, measure

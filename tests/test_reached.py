@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -27,9 +29,10 @@ from dmedge.devices.remote import RemoteWork, machine_of, remote_facts
 from dmedge.devices.ssh import CONFIG, SshDevice
 from dmedge.devices.wheels import host_machine
 from dmedge.errors import ArtifactError, ConfigError, DmedgeError
+from dmedge.evidence import timings
 from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.devices import prove_on
-from dmedge.evidence.latency import Case
+from dmedge.evidence.latency import Case, Paired, measure
 from dmedge.evidence.sustained import energy_json, run_sustained
 from dmedge.evidence.verdict import Budget
 from dmedge.flow.prove import bench
@@ -152,7 +155,10 @@ def test_outputs_are_those_of_this_machine(place: tuple[str, Path], onnx_int8_bu
 def test_a_benchmark_on_it_says_where_it_was_taken(
     place: tuple[str, Path], onnx_int8_bundle: Artifact, tmp_path: Path
 ) -> None:
-    name, _ = place
+    name, home = place
+    zone = home / f"{adb_device.SYSTEM}{adb_device.HEAT}thermal_zone0"
+    zone.mkdir(parents=True)
+    (zone / "temp").write_text("31500\n")  # that the shell of the phone reads
     config = BenchConfig(device=name, rounds=2, repeats=1, minutes=0.02, roofline=True)
     bench(onnx_int8_bundle, config, tmp_path / "bench")
     report = json.loads((tmp_path / "bench/bench.json").read_text("utf-8"))
@@ -161,6 +167,10 @@ def test_a_benchmark_on_it_says_where_it_was_taken(
     assert report["front_end"] == {}
     assert report["programs"]["encode_text"]["artifact"]["p50_ms"] > 0
     assert len(report["sustained"]["windows"]) >= 1 and report["sustained"]["slowdown"]["value"] > 0
+    if name.startswith("adb"):
+        assert (report["cooling"]["start_c"], report["cooling"]["limit_c"]) == (31.5, 34.5)
+        waits = [(wait["before"], wait["is_cool"]) for wait in report["cooling"]["waits"]]
+        assert waits == [("repeat 1", True), ("loading", True), ("the sustained run", True)]
     assert report["roofline"]["peaks"]["int8_macs_per_s"] > 1e9 and report["roofline"]["peaks"]["bytes_per_s"] is None
     assert all(row["bound"] == "compute" for row in report["roofline"]["programs"]["artifact"].values())
 
@@ -180,7 +190,7 @@ def test_the_energy_of_a_phone_is_that_of_its_battery(
     assert device.facts()["fuel_gauge"] == gauge
     case = Case("encode_text", "encode_text", [example_inputs("encode_text")], [])
     with open_device_session(onnx_int8_bundle, device) as session:
-        windows = run_sustained(session, case, 0.02, device.facts, time.monotonic)
+        windows = list(run_sustained(session, case, 0.02, device.facts))
     energy = energy_json(windows)  # the charge stands still here, so the current tells
     assert energy is not None and (energy["of"], energy["by"]) == (CURRENT.of, CURRENT.by)
     assert energy["watts"] == pytest.approx(3.85 * 0.4)
@@ -217,6 +227,39 @@ def test_a_device_that_vanishes_is_named(phone: adb_device.AdbDevice, onnx_bundl
         phone.vanish()
         with pytest.raises(DmedgeError, match=f"adb:{phone.address}"):
             session.run("encode_text", example_inputs("encode_text"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("onnx_bundle")  # the fp32 twin, which would be exported otherwise
+def test_a_device_that_vanishes_while_it_is_timed_leaves_what_was_finished(
+    phone: adb_device.AdbDevice, onnx_int8_bundle: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second repeat, which begins with the last case."""
+    cases = iter(range(100))
+
+    def measure_until_gone(*arguments: Any, **settings: Any) -> Paired:
+        if next(cases) == 5:
+            phone.vanish()
+        return measure(*arguments, **settings)
+
+    monkeypatch.setattr(timings, "measure", measure_until_gone)
+    out, name = tmp_path / "timed", f"adb:{phone.address}"
+    config = BenchConfig(device=name, rounds=2, repeats=2)
+    kept = tmp_path / "timed-unfinished"
+    with pytest.raises(DmedgeError, match=f"{name}: .*; what was finished until then is in {kept}"):
+        bench(onnx_int8_bundle, config, out)
+    assert not out.exists()
+    report = json.loads((kept / "unfinished.json").read_text("utf-8"))
+    assert report["error"].startswith(name) and report["artifact_sha256"] == onnx_int8_bundle.digest
+    done = {name: len(row["ratio"]["repeats"]) for name, row in report["programs"].items()}
+    assert done == {"encode_image": 1, "encode_text": 1, "encode_text_longest": 1, "fuse": 2}
+    assert report["host"]["before"]["platform"] == "Linux x86_64"
+    with np.load(kept / "samples.npz") as samples:
+        assert samples["fuse_artifact_ns"].shape[0] == 4 and samples["encode_text_fp32_ns"].shape[0] == 2
+    with pytest.raises(DmedgeError, match=name) as gone:  # nothing is finished, so nothing is left
+        bench(onnx_int8_bundle, config, out)
+    assert "finished" not in str(gone.value)
+    assert sorted(path.name for path in tmp_path.glob("timed*")) == ["timed-unfinished"]
 
 
 @pytest.mark.slow

@@ -2,23 +2,27 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from dmedge.artifact import Artifact, load_artifact, new_artifact
+from dmedge.cli.bench import bench
 from dmedge.cli.main import cli
+from dmedge.cli.verify import verify
 from dmedge.errors import ArtifactError
 from dmedge.evidence.bootstrap import Estimate
 from dmedge.evidence.compare import Contender, Contest, Place, compare_folders
 from dmedge.evidence.compare_page import comparison_page
+from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.junit import junit_xml
 from dmedge.evidence.report_data import collect
-from dmedge.evidence.report_markdown import markdown_table, render_markdown
+from dmedge.evidence.report_markdown import FLAGS, markdown_table, render_markdown
 from dmedge.evidence.standing import Standing
 from dmedge.flow import prove
 from dmedge.flow.prove_each import places_of
@@ -142,6 +146,19 @@ def test_markdown_says_the_verdict_first_and_how_to_make_it_again(
     assert run("report", verify_evidence.root, "--out", tmp_path / "x.md").exit_code == 0
     assert (tmp_path / "x.md").read_text("utf-8") == page
     assert run("report", verify_evidence.root, "--out", tmp_path / "x.md").exit_code == 1
+
+
+@pytest.mark.parametrize(("command", "config"), [(verify, VerifyConfig()), (bench, BenchConfig())])
+def test_every_setting_that_changes_a_figure_is_in_the_command(
+    command: click.Command, config: VerifyConfig | BenchConfig
+) -> None:
+    """And under the name and with the default that the option has."""
+    options = {option.name: option for option in command.params if isinstance(option, click.Option)}
+    settings, defaults = asdict(config), command.make_context(command.name, []).params
+    for name in options.keys() & settings.keys() - {"workers", "runner"}:
+        flag, default = FLAGS[name]
+        assert flag in options[name].opts
+        assert settings[name] == defaults[name] == (tuple(default) if isinstance(default, list) else default)
 
 
 def test_a_cell_stays_a_cell() -> None:

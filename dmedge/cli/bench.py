@@ -31,8 +31,33 @@ if TYPE_CHECKING:
 @click.option("--device", default="local", show_default=True, help="Where to run, as dmedge devices lists it.")
 @runner_option
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one run.")
+@click.option(
+    "--more-threads",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Time programs with so many threads as well; may be given several times.",
+)
 @runtime_option
-@click.option("--rounds", type=click.IntRange(2), default=50, show_default=True, help="Turns A B B A per program.")
+@click.option(
+    "--rounds", type=click.IntRange(2), default=20, show_default=True, help="Turns A B B A per program and repeat."
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Each in new processes.")
+@click.option(
+    "--cool",
+    "cool_c",
+    type=float,
+    metavar="CELSIUS",
+    help="A repeat waits until the device is no warmer [default: 3 above its start].",
+)
+@click.option(
+    "--cooldown",
+    "cooldown_s",
+    type=click.FloatRange(0, 3600),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="It waits so long at most; 0 for not at all.",
+)
 @click.option(
     "--minutes",
     type=click.FloatRange(0, 240, min_open=True),
@@ -89,17 +114,16 @@ def _table(proofs: "Sequence[Proof]") -> str:
 
 
 def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
+    from dmedge.evidence.cooling import cooling_words
+
     host, runtime = report["host"]["before"], report["runtime"]
     threads = f"{runtime['threads']} thread{'s' if runtime['threads'] > 1 else ''}"
     click.echo(f"{report['label'].upper()}: {host['cpu']}, {threads}, {runtime['runtime']} {runtime['version']}")
-    rows = []
-    for name, row in report["programs"].items():
-        mine, ratio = row["artifact"], row["ratio"]
-        times = [_ms(mine.get("p50_ms")), _ms(mine.get("p90_ms")), _ms(row["fp32"].get("p50_ms"))]
-        note = " drifted" if row["drifted"] else "" if row["warmed_up"] else " unstable"
-        interval = f"{ratio['low']:.3f} to {ratio['high']:.3f}{note}"
-        rows.append([name, *times, f"{ratio['value']:.3f}", interval, f"{mine['n']:,}"])
-    click.echo(text_table(["program", "p50 ms", "p90 ms", "fp32 p50 ms", "ratio", "95 % interval", "n"], rows))
+    _print_programs("program", report["programs"])
+    for count, programs in report["more_threads"].items():
+        _print_programs(f"{count} threads", programs)
+    if report["cooling"]:
+        click.echo(cooling_words(report["cooling"]))
     for side, start in report["start"].items():
         rss = f"{start['peak_rss_bytes'] / 1e6:.0f} MB at most, {start['base_rss_bytes'] / 1e6:.0f} MB before loading"
         first = ", ".join(f"first {program} {ms:.2f} ms" for program, ms in start["first_ms"].items())
@@ -114,6 +138,17 @@ def _print_report(report: dict[str, Any], evidence: Artifact) -> None:
     if report["budgets"]:
         click.echo(budget_table(report["budgets"]))
     click.echo(evidence.root)
+
+
+def _print_programs(heading: str, programs: Mapping[str, Any]) -> None:
+    rows = []
+    for name, row in programs.items():
+        mine, ratio = row["artifact"], row["ratio"]
+        times = [_ms(mine.get("p50_ms")), _ms(mine.get("p90_ms")), _ms(row["fp32"].get("p50_ms"))]
+        note = " drifted" if row["drifted"] else "" if row["warmed_up"] else " unstable"
+        interval = f"{ratio['low']:.3f} to {ratio['high']:.3f}{note}"
+        rows.append([name, *times, f"{ratio['value']:.3f}", interval, f"{mine['n']:,}"])
+    click.echo(text_table([heading, "p50 ms", "p90 ms", "fp32 p50 ms", "ratio", "95 % interval", "n"], rows))
 
 
 def _print_sustained(sustained: dict[str, Any]) -> None:

@@ -102,7 +102,10 @@ def print_proofs(
     for proof in proofs:
         if len(proofs) > 1:
             click.echo(f"{proof.bundle.root}")
-        print_report(proof.report, proof.evidence)
+        if proof.evidence is None:
+            click.echo(str(proof.error))
+        else:
+            print_report(proof.report, proof.evidence)
     if len(proofs) > 1:
         click.echo(table(proofs))
 
@@ -119,11 +122,15 @@ def standing_table(proofs: Sequence["Proof"]) -> str:
 
 
 def fail_on_any(proofs: Sequence["Proof"]) -> None:
-    """Raise if a budget of any bundle failed.
+    """Raise if a budget of any bundle failed, or an error left one without evidence.
 
     Raises:
-        VerifyError: one did; of several bundles the message names those that failed.
+        DmedgeError: that error.
+        VerifyError: a budget failed; of several bundles the message names those that failed.
     """
+    for proof in proofs:
+        if proof.error is not None:
+            raise type(proof.error)(f"{proof.bundle.root}: {proof.error}")
     if len(proofs) == 1:
         fail_on(proofs[0].report)
     failed = [proof for proof in proofs if proof.report["verdict"] == "fail"]

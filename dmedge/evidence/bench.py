@@ -1,36 +1,33 @@
 """The `bench` stage: how long a bundle takes beside the fp32 bundle for the same target."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dmedge.artifact import Artifact, download_bytes, new_artifact, program_bytes
+from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.local import LocalDevice
 from dmedge.devices.names import BROWSERS, timing_device
 from dmedge.devices.protocol import Device
 from dmedge.devices.webgpu import Adapter
-from dmedge.errors import ArtifactError, ConfigError
-from dmedge.evidence.config import CONFIDENCE, BenchConfig
-from dmedge.evidence.coverage import measure_coverage
-from dmedge.evidence.latency import Nanoseconds, Paired, case_json, median_interval, paired_ratio, percentiles_ms
+from dmedge.errors import ArtifactError, ConfigError, DmedgeError
+from dmedge.evidence.bench_json import bench_json, samples_of
+from dmedge.evidence.config import BenchConfig
 from dmedge.evidence.timings import Timings, take_timings
-from dmedge.evidence.verdict import Budget, BudgetLine, judge, overall
+from dmedge.evidence.unfinished import keep_unfinished
+from dmedge.evidence.verdict import Budget
 from dmedge.files import digest_file
 from dmedge.runtime.browser_session import check_loader
 
 STAGE = "bench"
-SCHEMA = 2  # of bench.json; docs/artifacts.md says what each brought
 REPORT, SAMPLES = "bench.json", "samples.npz"
 LOCAL = LocalDevice.name
 LABEL = "host figure, not a phone"
-FRONT = {"encode_image": "decode_resize", "encode_text": "tokenise", "encode_text_longest": "tokenise"}
-FRONT |= {"classify": "decode_resize"}
 
 
 def bench_bundle(
@@ -59,6 +56,8 @@ def bench_bundle(
         ConfigError: there is no such device.
         DmedgeError: the device is not reached, cannot run the bundle, or is software in place of a GPU.
         VerifyError: a bundle does not compute what it should; wrong answers have no latency.
+
+    After an error, what was finished until then is kept: see `keep_unfinished`.
     """
     check_passes(config)
     device = timing_device(config.device, Path(config.runner) if config.runner else None)
@@ -66,19 +65,28 @@ def bench_bundle(
         check_loader(bundle)
     target = bundle.manifest.target
     _check_side(bundle, target)
+    timings = Timings()
     with new_artifact(out) as draft:
-        timings = take_timings(
-            bundle,
-            lambda: _check_side(find_twin(), target),
-            data,
-            config,
-            device,
-            find_probe if config.roofline else None,
-            baseline=baseline,
-        )
+        try:
+            take_timings(
+                timings,
+                bundle,
+                lambda: _check_side(find_twin(), target),
+                data,
+                config,
+                device,
+                find_probe if config.roofline else None,
+                baseline=baseline,
+            )
+        except (DmedgeError, KeyboardInterrupt) as error:
+            kept = keep_unfinished(out, timings, config, str(error) or "interrupted")
+            if kept is None or isinstance(error, KeyboardInterrupt):
+                raise
+            raise type(error)(f"{error}; what was finished until then is in {kept}") from error
         label = _label(device, timings)
-        report = _report(timings, baseline, budget) | {"label": label, "device": config.device, "accuracy": accuracy}
-        _write(draft.path, report, timings)
+        report = bench_json(timings, baseline, budget, config)
+        report |= {"label": label, "device": config.device, "accuracy": accuracy}
+        _write(draft.path, report, samples_of(timings, config))
         return draft.finish(
             kind="evidence",
             stage=STAGE,
@@ -94,10 +102,10 @@ def bench_bundle(
         )
 
 
-def _write(folder: Path, report: Mapping[str, Any], timings: Timings) -> None:
+def _write(folder: Path, report: Mapping[str, Any], samples: Mapping[str, Any]) -> None:
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / REPORT).write_text(text, encoding="utf-8")
-    np.savez_compressed(folder / SAMPLES, **_raw(timings))
+    np.savez_compressed(folder / SAMPLES, **samples)
 
 
 def _label(device: Device | BrowserDevice | None, timings: Timings) -> str:
@@ -148,76 +156,3 @@ def _check_side(side: Artifact, target: str | None) -> Artifact:
             f"{target}; only bundles for one target are compared; run dmedge export"
         )
     return side
-
-
-def _report(timings: Timings, baseline: Artifact, budget: Budget) -> dict[str, Any]:
-    """The content of bench.json."""
-    sides = timings.sides
-    lines = judge_latency(timings.cases, budget)
-    runtime = timings.runtime["runtime"]
-    coverage = measure_coverage(sides["artifact"], runtime)
-    return {
-        "schema_version": SCHEMA,
-        "verdict": overall(lines) if lines else None,
-        "budgets": [line.to_json() for line in lines],
-        "artifact_sha256": sides["artifact"].digest,
-        "baseline_sha256": baseline.digest,
-        "fp32_bundle_sha256": sides["fp32"].digest,
-        "target": sides["artifact"].manifest.target,
-        "programs": {case.case.name: case_json(case) | _end_to_end(case, timings.front) for case in timings.cases},
-        "front_end": {name: percentiles_ms(samples) for name, samples in timings.front.items()},
-        "start": {side: _start_json(starts) for side, starts in timings.starts.items()},
-        "size": {
-            side: {"program_bytes": program_bytes(artifact, runtime), "download_bytes": download_bytes(artifact)}
-            for side, artifact in sides.items()
-        },
-        "parity": {side: parity.to_json() for side, parity in timings.parity.items()},
-        "coverage": coverage.to_json() if coverage else None,
-        "profile": timings.profile,
-        "roofline": timings.roofline,
-        "sustained": timings.sustained,
-        "runtime": timings.runtime,
-        "host": timings.host,
-    }
-
-
-def judge_latency(cases: Sequence[Paired], budget: Budget) -> list[BudgetLine]:
-    """One line for the program that gained least, if the budget names a limit.
-
-    One of several programs is slow by chance more often than one alone, so the intervals are widened for their
-    number. Where there are too few rounds for an interval, nothing is decided.
-    """
-    if budget.latency_ratio is None:
-        return []
-    value = max(paired_ratio(case).value for case in cases)
-    confidence = 1 - (1 - CONFIDENCE) / len(cases)
-    intervals = [median_interval(case, confidence=confidence) for case in cases]
-    known = [interval for interval in intervals if interval is not None]
-    low, high = (max((interval[end] for interval in known), default=None) for end in (0, 1))
-    return [judge("latency_ratio", budget.latency_ratio, value, low, high if len(known) == len(cases) else None)]
-
-
-def _end_to_end(case: Paired, front: Mapping[str, Nanoseconds]) -> dict[str, Any]:
-    """Front end plus program, sample by sample; nothing where there is no front end, or none was timed."""
-    if FRONT.get(case.case.name) not in front:
-        return {}
-    before = front[FRONT[case.case.name]]
-    sides = {"artifact": case.artifact_ns.ravel(), "fp32": case.baseline_ns.ravel()}
-    return {"end_to_end": {name: percentiles_ms(np.resize(before, ns.size) + ns) for name, ns in sides.items()}}
-
-
-def _start_json(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Medians over the repeats, and every repeat."""
-    programs = starts[0]["first_ms"]
-    medians = {key: float(np.median([start[key] for start in starts])) for key in starts[0] if key != "first_ms"}
-    first = {program: float(np.median([start["first_ms"][program] for start in starts])) for program in programs}
-    return medians | {"first_ms": first, "repeats": list(starts)}
-
-
-def _raw(timings: Timings) -> dict[str, Any]:
-    """Every sample in ns: [rounds, samples] per case and side, [runs] of the front end."""
-    raw: dict[str, Any] = dict(timings.front)
-    for case in timings.cases:
-        raw[f"{case.case.name}_artifact_ns"] = case.artifact_ns
-        raw[f"{case.case.name}_fp32_ns"] = case.baseline_ns
-    return raw

@@ -8,7 +8,10 @@ RESAMPLES = 2000
 PAIRS_PER_LANGUAGE = 50
 CONFIDENCE = 0.95
 MOST_MINUTES = 240
-ROUNDS = 50  # at two turns a round, 100 samples per side at least: enough for p90
+COOLDOWN_S = 120.0
+LONGEST_COOLDOWN_S = 3600
+REPEATS = 3
+ROUNDS = 20  # of a repeat; at two turns a round, 120 samples per side at least: enough for p90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +57,11 @@ class BenchConfig:
 
     device: str = "local"
     threads: int = 1
-    rounds: int = ROUNDS
-    repeats: int = 3  # of loading, each in a new process
+    more_threads: tuple[int, ...] = ()  # that programs are timed with as well, afterwards
+    rounds: int = ROUNDS  # of each repeat
+    repeats: int = REPEATS  # of loading and of the rounds, each in new processes
+    cool_c: float | None = None  # as warm as a device may be when a repeat begins; None is 3 C above the start
+    cooldown_s: float = COOLDOWN_S  # that a repeat waits for it at most
     data: str = "emoji"
     style: str = TEST_STYLE
     runtime: str | None = None  # whose programs to time; none named means the first of the bundle
@@ -71,3 +77,8 @@ class BenchConfig:
             raise ValueError(
                 f"threads {self.threads}, repeats {self.repeats}, rounds {self.rounds}; expected 1, 1 and 2 or more"
             )
+        counts = (self.threads, *self.more_threads)
+        if min(counts) < 1 or len(set(counts)) < len(counts):
+            raise ValueError(f"threads {', '.join(map(str, counts))}; expected each number once, and 1 or more")
+        if not 0 <= self.cooldown_s <= LONGEST_COOLDOWN_S:
+            raise ValueError(f"cooldown_s {self.cooldown_s:g}; expected 0 to {LONGEST_COOLDOWN_S}")

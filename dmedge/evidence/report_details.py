@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dmedge.evidence.charts import Node, latency_chart, lineage_chart
+from dmedge.evidence.cooling import cooling_words
 from dmedge.evidence.report_data import Collection, Judged
 from dmedge.evidence.report_text import (
     CASE_NAMES,
@@ -41,10 +42,11 @@ def latency(entry: Judged) -> str:
         f"{escape(str(host['cpu']))}, {runtime['threads']} thread(s), {escape(runtime['runtime'])} "
         f"{escape(runtime['version'])}, load average {figure(host['load_average'])} before. "
         "Batch 1; both sides loaded at once, taking turns A B B A; the ratio is the median over rounds, with a "
-        "95 % interval over rounds. "
-        "Grey: fp32 bundle for the same target."
+        "95 % interval over rounds that reaches to every repeat in new processes. "
+        f"Grey: fp32 bundle for the same target.{_cooling(entry.bench)}"
     )
-    body = f'<p class="host">{escape(entry.bench["label"])}</p><div class="pair">{cards}</div>{starts}'
+    more = _more_threads(entry.bench)
+    body = f'<p class="host">{escape(entry.bench["label"])}</p><div class="pair">{cards}</div>{more}{starts}'
     return section(f"{escape(entry.name)}: latency", body, note=note)
 
 
@@ -107,11 +109,33 @@ def _case(name: str, row: Mapping[str, Any], entry: Judged) -> str:
         ("p90", f"{milliseconds(mine.get('p90_ms'))} <small>fp32 {milliseconds(theirs.get('p90_ms'))}</small>"),
         ("samples", f"{mine['n']:,} each"),
     ]
+    if len(ratio.get("repeats", [])) > 1:
+        figures.append(("each repeat", ", ".join(f"×{value:.2f}" for value in ratio["repeats"])))
     if "end_to_end" in row:
         figures.append(("with decoding or tokenising, p50", milliseconds(row["end_to_end"]["artifact"].get("p50_ms"))))
     samples = [np.asarray(entry.samples[f"{name}_{side}_ns"], np.float64) / 1e6 for side in ("artifact", "fp32")]
     head = f"×{ratio['value']:.2f} <small>of fp32, {interval(ratio)}{', ' + ', '.join(notes) if notes else ''}</small>"
     return f'<h3>{CASE_NAMES[name]}</h3><p class="big">{head}</p>{latency_chart(*samples)}{definitions(figures)}'
+
+
+def _cooling(bench: Mapping[str, Any]) -> str:
+    cooling = bench.get("cooling")  # evidence of before has no such key, as for the threads
+    return f" Of the device: {escape(cooling_words(cooling))}." if cooling else ""
+
+
+def _more_threads(bench: Mapping[str, Any]) -> str:
+    """Programs with other numbers of threads; empty where none were asked for."""
+    rows = [
+        [
+            f"{CASE_NAMES[name].partition(',')[0]}<small>{threads} threads</small>",
+            milliseconds(row["artifact"].get("p50_ms")),
+            milliseconds(row["fp32"].get("p50_ms")),
+            f"×{row['ratio']['value']:.2f} <small>{interval(row['ratio'])}</small>",
+        ]
+        for threads, programs in bench.get("more_threads", {}).items()
+        for name, row in programs.items()
+    ]
+    return table(["", "p50", "fp32 p50", "of fp32"], rows) if rows else ""
 
 
 def _start_row(side: str, start: Mapping[str, Any], programs: Sequence[str]) -> list[str]:

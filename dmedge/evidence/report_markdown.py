@@ -7,7 +7,7 @@ from typing import Any
 
 from dmedge.data.languages import count_languages
 from dmedge.data.readers import FORMATS
-from dmedge.evidence.config import PAIRS_PER_LANGUAGE
+from dmedge.evidence.config import COOLDOWN_S, PAIRS_PER_LANGUAGE, REPEATS, ROUNDS
 from dmedge.evidence.floors import floor_words
 from dmedge.evidence.head_rows import HeadRow, head_rows, heads_of, signed
 from dmedge.evidence.report_data import Collection, Judged
@@ -23,9 +23,13 @@ FLAGS = {  # setting of a stage -> its option, where it is not the default
     "max_per_language": ("--max-per-language", None),
     "pairs_per_language": ("--pairs", PAIRS_PER_LANGUAGE),
     "device": ("--device", "local"),
-    "rounds": ("--rounds", 50),
+    "rounds": ("--rounds", ROUNDS),
+    "repeats": ("--repeats", REPEATS),
+    "cool_c": ("--cool", None),
+    "cooldown_s": ("--cooldown", COOLDOWN_S),
     "runtime": ("--runtime", None),
     "threads": ("--threads", 1),
+    "more_threads": ("--more-threads", []),
     "robustness": ("--robustness", False),
     "minutes": ("--minutes", None),
     "roofline": ("--roofline", False),
@@ -178,8 +182,10 @@ def _command(manifest: Manifest, entry: Judged, collection: Collection) -> str:
         value = manifest.config.get(key, default)
         if key == "data":
             value = _data_option(str(value))
-        if value != default:
-            words += [flag] if value is True else [flag, str(value)]
+        if value is True:
+            words.append(flag)
+        elif value != default:
+            words += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
     budget = manifest.config.get("budget")
     defaults = asdict(Budget())
     for key, limit in budget.items() if isinstance(budget, Mapping) else ():

@@ -62,30 +62,36 @@ def hottest_case(cases: Sequence[Paired]) -> Case:
 
 
 def run_sustained(
-    session: Session, case: Case, minutes: float, facts_of: Callable[[], Facts], clock: Callable[[], float]
-) -> list[Window]:
+    session: Session,
+    case: Case,
+    minutes: float,
+    facts_of: Callable[[], Facts],
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Window]:
     """Run the program of `case` for `minutes`, without a pause but for reading the state of the machine.
 
     Args:
         facts_of: of the machine that runs it.
         clock: seconds, ascending.
+
+    Yields:
+        Every window when it has ended.
     """
     count = max(LEAST_WINDOWS, round(minutes * 60 / WINDOW_S))
     window_s = minutes * 60 / count
     turn_s = min(window_s / TURNS, LONGEST_TURN_S)
     median_ns, _ = warm_up(session, case.program, case.artifact_inputs[0])
-    windows: list[Window] = []
+    done = 0
     before, began = facts_of(), clock()
     with progress(f"running {case.name}", total=count) as advance:
-        while not windows or clock() - began < window_s * count - turn_s / 2:
+        while not done or clock() - began < window_s * count - turn_s / 2:
             with _sampled(facts_of, turn_s, is_wanted=is_metered(before)) as during:
                 window = _run_window(session, case, (window_s, turn_s, median_ns), clock)
             after = facts_of()
-            windows.append(_dated(window, began, [before, *during, after]))
-            before = after
+            yield _dated(window, began, [before, *during, after])
+            done, before = done + 1, after
             median_ns = 1e6 * window.figures["median_ms"]
             advance(1, f"{median_ns / 1e6:.3g} ms")
-    return windows
 
 
 def _run_window(
@@ -186,11 +192,3 @@ def sustained_json(case: Case, minutes: float, windows: Sequence[Window]) -> dic
     rows = [window.to_json() for window in windows]
     found = {"slowdown": slowdown(windows), "energy": energy_json(windows)}
     return {"case": case.name, "minutes": minutes, **found, "windows": rows}
-
-
-def measure_sustained(
-    session: Session, cases: Sequence[Paired], minutes: float, facts_of: Callable[[], Facts]
-) -> dict[str, Any]:
-    """Run the slowest program of the bundle, and say what became of its speed."""
-    case = hottest_case(cases)
-    return sustained_json(case, minutes, run_sustained(session, case, minutes, facts_of, time.monotonic))

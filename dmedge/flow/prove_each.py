@@ -1,31 +1,34 @@
 """Several bundles judged or timed one after another, each with evidence of its own, and what became of them."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dmedge.artifact import Artifact
-from dmedge.errors import ArtifactError
+from dmedge.errors import ArtifactError, DmedgeError, RuntimeFailure, VerifyError
 from dmedge.evidence.baseline import check_baseline, find_baseline
 from dmedge.evidence.bench import REPORT as BENCH
+from dmedge.evidence.broken import PROGRAMS_RAN
 from dmedge.evidence.config import BenchConfig, VerifyConfig
 from dmedge.evidence.measured import REPORT
 from dmedge.evidence.standing import Standing, standing
-from dmedge.evidence.verdict import Budget, budget_of
+from dmedge.evidence.verdict import Budget, BudgetLine, budget_of
 from dmedge.flow.prove import bench, check_bench, verify
+from dmedge.runtime.session import runtime_of
 
 __all__ = ["BenchConfig", "Proof", "VerifyConfig", "bench_each", "places_of", "verify_each"]
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """One bundle, its evidence, and what that holds."""
+    """One bundle, its evidence, and what that holds; or the error that left none."""
 
     bundle: Artifact
-    evidence: Artifact
+    evidence: Artifact | None
     report: dict[str, Any]
+    error: DmedgeError | None = None
 
     @property
     def standing(self) -> Standing:
@@ -95,15 +98,49 @@ def bench_each(
 ) -> list[Proof]:
     """Time every bundle as `bench` does; nothing is begun if a baseline does not fit.
 
+    One of several whose runtime fails, or that computes something else, leaves the others their turn; any other error
+    ends it, and what was found until then is returned. All begin as cool as the first did.
+
     Raises:
-        As `bench`.
+        As `bench`, for one bundle, or where nothing is found yet.
     """
     for bundle in bundles:
         check_bench(bundle, config)
-    return [
-        _proof(bundle, bench(bundle, config, place, baseline=theirs, budget=budget), BENCH)
-        for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets)
-    ]
+    proofs: list[Proof] = []
+    for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets):
+        try:
+            proof = _proof(bundle, bench(bundle, config, place, baseline=theirs, budget=budget), BENCH)
+        except DmedgeError as error:
+            is_finding = isinstance(error, (RuntimeFailure, VerifyError))
+            if len(bundles) == 1 or not (proofs or is_finding):
+                raise
+            proofs.append(Proof(bundle, None, _broken_json(bundle, config, error), error))
+            if not is_finding:
+                break
+        else:
+            proofs.append(proof)
+            config = _as_cool_as(proof.report, config)
+    return proofs
+
+
+def _as_cool_as(report: Mapping[str, Any], config: BenchConfig) -> BenchConfig:
+    """The same settings, with the temperature that counted as cool."""
+    cooling = report["cooling"]
+    return replace(config, cool_c=cooling["limit_c"]) if cooling else config
+
+
+def _broken_json(bundle: Artifact, config: BenchConfig, error: DmedgeError) -> dict[str, Any]:
+    """What is said of a bundle that could not be timed to the end."""
+    runtime = runtime_of(bundle, config.runtime)
+    version = bundle.manifest.tools.get(runtime, "unknown")
+    return {
+        "verdict": "fail",
+        "budgets": [BudgetLine(PROGRAMS_RAN, 1.0, 0.0, 0.0, 0.0, "fail").to_json()],
+        "failure": str(error),
+        "artifact_sha256": bundle.digest,
+        "programs": {},
+        "runtime": {"runtime": runtime, "version": version, "threads": config.threads},
+    }
 
 
 def _proof(bundle: Artifact, evidence: Artifact, report: str) -> Proof:
