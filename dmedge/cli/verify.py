@@ -72,7 +72,7 @@ def verify(
     The newest under runs/ is judged unless some are named. The evidence of each is written beside it, or
     into --out; several end in one table.
 
-    Exits with 3 if a budget failed. `not enough data` is no failure: it exits with 0 and says so.
+    Exits with 3 if a budget failed, or if programs cannot be judged for what they do. `not enough data` is no failure: it exits with 0 and says so.
     """
     from dmedge.flow.junit import write_junit
     from dmedge.flow.prove_each import VerifyConfig, places_of, verify_each
@@ -133,7 +133,7 @@ def fail_on_any(proofs: Sequence["Proof"]) -> None:
 
 
 def fail_on(report: dict[str, Any]) -> None:
-    """Raise if a budget failed, or the runtime did.
+    """Raise if a budget failed, or the programs did.
 
     Raises:
         VerifyError: the verdict is fail.

@@ -11,6 +11,7 @@ from dmedge.errors import ArtifactError
 from dmedge.evidence.baseline import check_baseline, find_baseline
 from dmedge.evidence.bench import REPORT as BENCH
 from dmedge.evidence.config import BenchConfig, VerifyConfig
+from dmedge.evidence.judgeable import check_judgeable
 from dmedge.evidence.measured import REPORT
 from dmedge.evidence.standing import Standing, standing
 from dmedge.evidence.verdict import Budget, budget_of
@@ -67,7 +68,7 @@ def verify_each(
     baseline: Artifact | None = None,
     budgets: Sequence[Budget] | None = None,
 ) -> list[Proof]:
-    """Judge every bundle as `verify` does; nothing is begun if a baseline does not fit.
+    """Judge every bundle as `verify` does; nothing is begun if a baseline does not fit, or one lacks what it takes.
 
     A baseline that several share is measured once, where they kept the same languages.
 
@@ -75,13 +76,17 @@ def verify_each(
         budgets: what each of them may cost [default: what it was exported with].
 
     Raises:
-        ArtifactError: a place is taken, or bundle and baseline do not belong together.
+        ArtifactError: a place is taken, bundle and baseline do not belong together, or a bundle lacks a program, a file
+            or a golden case.
         DataError: the data cannot be used.
-        VerifyError: a bundle computes no embeddings of unit length.
+        ProgramError: what a baseline returned is not finite, or not of unit length.
     """
+    jobs = _jobs(bundles, places, baseline, budgets)
+    for bundle in bundles:
+        check_judgeable(bundle, config.runtime)
     return [
         _proof(bundle, verify(bundle, config, place, baseline=theirs, budget=budget), REPORT)
-        for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets)
+        for bundle, theirs, place, budget in jobs
     ]
 
 
