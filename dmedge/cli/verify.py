@@ -72,7 +72,8 @@ def verify(
     The newest under runs/ is judged unless some are named. The evidence of each is written beside it, or
     into --out; several end in one table.
 
-    Exits with 3 if a budget failed, or if programs cannot be judged for what they do. `not enough data` is no failure: it exits with 0 and says so.
+    Exits with 3 if a budget failed, or if the programs of a bundle cannot be judged for what they do. `not
+    enough data` is no failure: it exits with 0 and says so.
     """
     from dmedge.flow.junit import write_junit
     from dmedge.flow.prove_each import VerifyConfig, places_of, verify_each
