@@ -34,6 +34,24 @@ class RuntimeFailure(DmedgeError):
     """A runtime died, hung or reported an error while it loaded or ran a program."""
 
 
+class ProgramError(DmedgeError):
+    """A program does not take what its artifact makes of pictures and texts, or returned what it must not.
+
+    That is another shape or type than its manifest promises, a number that is not finite, or an embedding that is not
+    of unit length.
+    """
+
+    def __init__(self, message: str, artifact: str) -> None:
+        """Tell what was found.
+
+        Args:
+            message: what was found, what was expected, and what to do.
+            artifact: digest of the one whose program it is.
+        """
+        super().__init__(message)
+        self.artifact = artifact
+
+
 class VerifyError(DmedgeError):
     """An artifact was measured and did not keep its budgets."""
 

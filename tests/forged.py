@@ -64,3 +64,41 @@ def tensor_changed(program: str, name: str, change: Change) -> Callable[[Path], 
         onnx.save(model, path)
 
     return change_file
+
+
+def output_changed(program: str, output: str, operator: str, *more: float) -> Callable[[Path], None]:
+    """Puts one operator behind an output of an ONNX program, which takes that output and a constant.
+
+    Args:
+        more: numbers of the constant, of two dimensions; none for the output itself once more.
+    """
+
+    def change_file(root: Path) -> None:
+        import onnx
+
+        path = root / "programs" / f"{program}.onnx"
+        model = onnx.load(path)
+        inner = f"{output}_before"
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [inner if name == output else name for name in names]
+        constant = onnx.numpy_helper.from_array(np.array([more], np.float32), "constant")
+        model.graph.initializer.append(constant)
+        options = {"axis": -1} if operator == "Concat" else {}
+        inputs = [inner, "constant" if more else inner]
+        model.graph.node.append(onnx.helper.make_node(operator, inputs, [output], **options))
+        (told,) = [value for value in model.graph.output if value.name == output]
+        told.type.tensor_type.ClearField("shape")
+        onnx.save(model, path)
+
+    return change_file
+
+
+def json_changed(name: str, **changes: object) -> Callable[[Path], None]:
+    """Changes settings in a JSON file."""
+
+    def change_file(root: Path) -> None:
+        table = json.loads((root / name).read_text("utf-8"))
+        (root / name).write_text(json.dumps(table | changes), "utf-8")
+
+    return change_file

@@ -260,6 +260,17 @@ PACK_DAMAGES: dict[str, tuple[Change, str]] = {
     "no cases": (lambda root: (root / FOLDER / CASES).unlink(), "expected a conformance pack"),
     "no pairs": (edit_cases(lambda table: table.pop("pairs")), "KeyError.*pairs"),
     "no tolerance": (edit_cases(lambda table: table.update(tolerances={})), "tolerance None for encode_image"),
+    "no picture": (lambda root: (root / FOLDER / "images/square.png").unlink(), "square.png.*expected a picture"),
+    "no image": (
+        lambda root: (root / FOLDER / "images/square.png").write_bytes(b"?"),
+        "square.png.*expected a picture",
+    ),
+    "other pixels": (
+        edit_golden(
+            lambda golden: golden.update({golden_key("encode_image", 0, "pixels"): np.zeros((1, 8, 8, 3), np.uint8)})
+        ),
+        r"input 'pixels' is uint8\[1, 8, 8, 3\]; expected uint8",
+    ),
     "no score": (edit_golden(lambda golden: golden.pop(SCORES)), "no 'scores' to score with"),
     "no output": (
         edit_golden(lambda golden: golden.pop(golden_key("encode_text", 9, "embedding"))),

@@ -12,6 +12,9 @@ from dmedge.cli.main import COMMANDS
 from dmedge.compress.config import LearnConfig
 from dmedge.config import recipe_names
 from dmedge.data.records import DatasetConfig
+from dmedge.devices.adb import PROPERTIES
+from dmedge.devices.local import local_facts
+from dmedge.devices.remote import remote_facts
 from dmedge.evidence import perturb_images, perturb_texts
 from dmedge.evidence.agreement import Agreement
 from dmedge.evidence.head_rows import FIGURES, HEADS
@@ -101,6 +104,13 @@ def test_every_field_of_a_manifest_is_named() -> None:
     section = page("docs/artifacts.md").partition("## manifest.json")[2].partition("## Checkpoint")[0]
     named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
     assert set(named) == {field.name for field in fields(Manifest)} | {"digest"}
+
+
+def test_every_fact_of_a_machine_is_named() -> None:
+    section = page("docs/devices.md").partition("\n## What is noted\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    told = {*local_facts(), *remote_facts({}), *PROPERTIES, "battery"}
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == told
 
 
 @pytest.mark.parametrize("extra", sorted(requirements()))

@@ -29,7 +29,7 @@ from dmedge.model.checkpoint import WEIGHTS
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
 from dmedge.runtime.wire import Array
-from tests.forged import Change, altered, tensor_changed
+from tests.forged import Change, altered, json_changed, tensor_changed
 from tests.tiny_bundles import CONFIG as TINY
 from tests.tiny_bundles import int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
 
@@ -38,16 +38,6 @@ __all__ = ["int8_checkpoint", "onnx_bundle", "onnx_int8_bundle", "tiny_checkpoin
 SHUFFLED = np.random.default_rng(0).permutation(TINY.vocab_size)
 
 # Parity: the golden outputs are those of torch
-
-
-def json_changed(name: str, **changes: object) -> Callable[[Path], None]:
-    """Changes settings in a JSON file."""
-
-    def change_file(root: Path) -> None:
-        table = json.loads((root / name).read_text("utf-8"))
-        (root / name).write_text(json.dumps(table | changes), "utf-8")
-
-    return change_file
 
 
 def other_vocabulary(root: Path) -> None:

@@ -164,6 +164,7 @@ def test_a_benchmark_on_it_says_where_it_was_taken(
     report = json.loads((tmp_path / "bench/bench.json").read_text("utf-8"))
     assert report["device"] == name and report["label"] == f"measured on {name}"
     assert report["host"]["before"]["platform"] == "Linux x86_64"
+    assert report["host"]["before"]["affinity"] == sorted(os.sched_getaffinity(0))
     assert report["front_end"] == {}
     assert report["programs"]["encode_text"]["artifact"]["p50_ms"] > 0
     assert len(report["sustained"]["windows"]) >= 1 and report["sustained"]["slowdown"]["value"] > 0

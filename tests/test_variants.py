@@ -28,6 +28,7 @@ from dmedge.evidence.config import VerifyConfig
 from dmedge.evidence.coverage import measure_coverage
 from dmedge.evidence.decisions import measure_heads
 from dmedge.evidence.heads import Sides, label_head
+from dmedge.evidence.judgeable import check_judgeable
 from dmedge.evidence.parity import check_parity
 from dmedge.evidence.report import render
 from dmedge.evidence.report_data import collect
@@ -44,6 +45,7 @@ from dmedge.model.config import ModelConfig
 from dmedge.runtime.encoder import Encoder
 from dmedge.runtime.session import open_session
 from dmedge.variants import DESCRIPTIONS, VARIANTS, Variant
+from tests.forged import altered, output_changed
 from tests.proven_bundles import data, pictures
 from tests.tiny_bundles import CONFIG, write_checkpoint
 
@@ -229,6 +231,42 @@ def test_what_decides_is_judged_by_its_decisions(
     page = render(collect(place))
     assert "what its heads decide" in page and "decides as fp32" in page
     assert ("mean confidence" in page) == (variant == "fused")
+
+
+@pytest.mark.parametrize(
+    "variant, program, output",
+    [("prompts", "classify", "scores"), pytest.param("fused", "fuse_pair", "match", marks=pytest.mark.slow)],
+)
+def test_decisions_without_numbers_are_a_finding(
+    variant: Variant, program: str, output: str, make: Make, checkpoint: Artifact, pictures: Path, tmp_path: Path
+) -> None:
+    """The greatest of NaN is the first: without a look at them they would be decisions like others."""
+    silent = altered(make(variant), tmp_path / "silent", output_changed(program, output, "Mul", float("nan")))
+    evidence = verify(silent, VerifyConfig(data=str(pictures)), tmp_path / "verify", baseline=checkpoint)
+    report = json.loads(evidence.file("verify.json").read_text("utf-8"))
+    assert (report["verdict"], report["heads"], report["parity"]) == ("fail", {}, None)
+    assert f"{program}: output '{output}' is not finite for" in report["failure"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda prompts: prompts.pop(2), "no text of 'house'; expected one of every label"),
+        (lambda prompts: prompts[0].pop("text"), "KeyError.*expected texts with their labels"),
+    ],
+    ids=["no text", "no key"],
+)
+def test_labels_whose_texts_are_gone_cannot_be_judged(
+    change: Callable[[list[dict[str, Any]]], object], message: str, make: Make, tmp_path: Path
+) -> None:
+    def edit(root: Path) -> None:
+        prompts = json.loads((root / "prompts.json").read_text("utf-8"))
+        change(prompts)
+        (root / "prompts.json").write_text(json.dumps(prompts), "utf-8")
+
+    check_judgeable(make("prompts"))
+    with pytest.raises(ArtifactError, match=message):
+        check_judgeable(altered(make("prompts"), tmp_path / "lacking", edit))
 
 
 def test_labels_that_are_emoji_have_a_truth(make: Make, tmp_path: Path) -> None:

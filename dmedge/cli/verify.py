@@ -72,7 +72,8 @@ def verify(
     The newest under runs/ is judged unless some are named. The evidence of each is written beside it, or
     into --out; several end in one table.
 
-    Exits with 3 if a budget failed. `not enough data` is no failure: it exits with 0 and says so.
+    Exits with 3 if a budget failed, or if the programs of a bundle cannot be judged for what they do. `not
+    enough data` is no failure: it exits with 0 and says so.
     """
     from dmedge.flow.junit import write_junit
     from dmedge.flow.prove_each import VerifyConfig, places_of, verify_each
@@ -130,7 +131,8 @@ def fail_on_any(proofs: Sequence["Proof"]) -> None:
     """
     for proof in proofs:
         if proof.error is not None:
-            raise type(proof.error)(f"{proof.bundle.root}: {proof.error}")
+            proof.error.args = (f"{proof.bundle.root}: {proof.error}",)
+            raise proof.error
     if len(proofs) == 1:
         fail_on(proofs[0].report)
     failed = [proof for proof in proofs if proof.report["verdict"] == "fail"]
@@ -140,7 +142,7 @@ def fail_on_any(proofs: Sequence["Proof"]) -> None:
 
 
 def fail_on(report: dict[str, Any]) -> None:
-    """Raise if a budget failed, or the runtime did.
+    """Raise if a budget failed, or the programs did.
 
     Raises:
         VerifyError: the verdict is fail.

@@ -97,8 +97,11 @@ class AdbDevice:
         """See `Device.facts`."""
         asked = {key: f"getprop {name}" for key, name in PROPERTIES.items()} | {"battery": "dumpsys battery"}
         state = read_state(self.name, self.shell, asked)
-        named = {key: state.get(key) or None for key in PROPERTIES}
-        return remote_facts(state) | named | {"battery": battery_facts(state.get("battery", ""))}
+        facts, battery = remote_facts(state), battery_facts(state.get("battery", ""))
+        named = {key: state.get(key) or facts.get(key) for key in PROPERTIES}  # some have no ro.soc.model
+        if facts["temperature_c"] is None and battery:  # most show their thermal zones to no shell
+            facts["temperature_c"] = battery["temperature_c"]
+        return facts | named | {"battery": battery}
 
     def shell(self, script: str) -> list[str]:
         """The command that has the shell there run `script`."""

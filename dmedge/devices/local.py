@@ -1,6 +1,5 @@
 """This machine as a device."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -52,5 +51,4 @@ def local_facts(root: Path = Path("/")) -> dict[str, object]:
     Args:
         root: where `proc` and `sys` are looked for.
     """
-    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return host_facts() | state_facts(read_files(root) | {RAILS_KEY: ask_rails()}) | {"affinity": affinity}
+    return host_facts() | state_facts(read_files(root) | {RAILS_KEY: ask_rails()})

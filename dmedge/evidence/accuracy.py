@@ -22,11 +22,11 @@ from dmedge.evidence.retrieval import (
     ranks_both_ways,
     score,
 )
+from dmedge.runtime.outputs import NORM_TOLERANCE
 
 Direction = Literal["text_to_image", "image_to_text"]
 DIRECTIONS: tuple[Direction, ...] = ("text_to_image", "image_to_text")
 PART_IMAGES, PART_TEXTS = 512, 8192  # embedded between two steps of a progress display
-NORM_TOLERANCE = 1e-2  # of an embedding's length from 1; int8 and fp16 programs normalise in float
 
 
 class TextEncoder(Protocol):

@@ -80,9 +80,9 @@ def bench_bundle(
             )
         except (DmedgeError, KeyboardInterrupt) as error:
             kept = keep_unfinished(out, timings, config, str(error) or "interrupted")
-            if kept is None or isinstance(error, KeyboardInterrupt):
-                raise
-            raise type(error)(f"{error}; what was finished until then is in {kept}") from error
+            if kept is not None and isinstance(error, DmedgeError):
+                error.args = (f"{error}; what was finished until then is in {kept}",)
+            raise
         label = _label(device, timings)
         report = bench_json(timings, baseline, budget, config)
         report |= {"label": label, "device": config.device, "accuracy": accuracy}

@@ -5,14 +5,17 @@ own names. A label of the variant `prompts` that is an emoji or its English name
 one that data of one's own names of the pictures that bear it.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dmedge.artifact import Artifact
 from dmedge.data.emoji import Emoji, load_pack
 from dmedge.data.evalset import EvalSet
+from dmedge.errors import ArtifactError
 from dmedge.evidence.retrieval import Floats, Ints
 from dmedge.runtime.encoder import Encoder
 
@@ -32,10 +35,30 @@ def wilson(hits: int, n: int) -> tuple[float, float, float]:
     return share, min(share, (centre - half) / (1 + spread)), max(share, (centre + half) / (1 + spread))
 
 
-def label_embeddings(encoder: Encoder, labels: Sequence[str], prompts: Sequence[Mapping[str, Any]]) -> Floats:
+def texts_of_labels(bundle: Artifact, labels: Sequence[str]) -> list[list[str]]:
+    """The texts of every label of a bundle of the variant `prompts`.
+
+    Raises:
+        ArtifactError: they cannot be read, or a label has none.
+    """
+    path = bundle.file(PROMPTS)
+    try:
+        prompts = [(prompt["label"], prompt["text"]) for prompt in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: {error!r}; expected texts with their labels; run dmedge export again") from error
+    texts = [[text for own, text in prompts if own == label] for label in labels]
+    if [] in texts:
+        label = labels[texts.index([])]
+        raise ArtifactError(
+            f"{path}: no text of {label!r}; expected one of every label at least; run dmedge export again"
+        )
+    return texts
+
+
+def label_embeddings(encoder: Encoder, texts: Sequence[Sequence[str]]) -> Floats:
     """[C, D] mean of the embeddings of every label's texts, at unit length."""
-    rows = encoder.texts([prompt["text"] for prompt in prompts])
-    means = [rows[[prompt["label"] == label for prompt in prompts]].mean(0) for label in labels]
+    rows = encoder.texts([text for own in texts for text in own])
+    means = [part.mean(0) for part in np.split(rows, np.cumsum([len(own) for own in texts])[:-1])]
     return np.stack([mean / np.linalg.norm(mean) for mean in means])
 
 

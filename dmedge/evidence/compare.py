@@ -177,7 +177,7 @@ def _notes(contenders: Sequence[Contender], reports: Sequence[tuple[Manifest, Ma
             )
     failed = [report for manifest, report in reports if "failure" in report]
     if failed:
-        yield f"{len(failed)} bundles could not be judged, for their runtime failed; see dmedge report"
+        yield f"{len(failed)} bundles could not be judged, for what their programs did; see dmedge report"
     judged = {contender.standing.digest for contender in contenders}
     timed = {report["artifact_sha256"] for manifest, report in reports if manifest.stage == "bench"}
     if timed - judged:

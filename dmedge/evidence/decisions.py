@@ -1,7 +1,6 @@
 """What both sides decide on the same inputs: pairs and questions for a fusion, pictures for given labels."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +9,10 @@ from dmedge.artifact import Artifact
 from dmedge.data.evalset import EvalSet
 from dmedge.errors import ArtifactError
 from dmedge.evidence.choices import (
-    PROMPTS,
     Pairs,
     draw_pairs,
     label_embeddings,
+    texts_of_labels,
     true_classes,
     true_labels,
 )
@@ -169,8 +168,7 @@ def check_answers(encoder: Encoder, artifact: Artifact, data: EvalSet) -> None:
 
 
 def _labels(bundle: Encoder, baseline: Encoder, artifact: Artifact, data: EvalSet, config: VerifyConfig) -> Head:
-    prompts: list[Mapping[str, Any]] = json.loads(artifact.file(PROMPTS).read_text(encoding="utf-8"))
-    table = label_embeddings(baseline, bundle.labels, prompts)
+    table = label_embeddings(baseline, texts_of_labels(artifact, bundle.labels))
     told = Sides(bundle.scores(data.images).argmax(1), (baseline.images(data.images) @ table.T).argmax(1))
     return label_head(told, true_labels(bundle.labels, data), clusters_of(data), config)
 

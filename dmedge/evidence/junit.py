@@ -64,7 +64,7 @@ def _add_case(suite: ElementTree.Element, line: Mapping[str, Any], classname: st
     case = ElementTree.SubElement(suite, "testcase", classname=classname, name=line["name"], time="0")
     words = line_text(line)
     if error is not None:
-        ElementTree.SubElement(case, "error", message=_plain(error), type="RuntimeFailed")
+        ElementTree.SubElement(case, "error", message=_plain(error), type="ProgramsFailed")
     elif line["verdict"] == "fail":
         failure = ElementTree.SubElement(case, "failure", message=words, type="BudgetFailed")
         failure.text = f"{words}: the whole interval breaks the limit"

@@ -16,15 +16,17 @@
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from dmedge.artifact import Artifact, Program
-from dmedge.errors import ArtifactError
+from dmedge.errors import ArtifactError, DataError
+from dmedge.runtime.session import check_inputs, widened
 from dmedge.runtime.wire import Array
 
 FOLDER, CASES, GOLDEN, BUNDLED = "conformance", "cases.json", "golden.npz", "model.bpte"
@@ -67,6 +69,39 @@ class Pack:
         if key not in self.golden:
             raise ArtifactError(f"{self.folder / GOLDEN}: lacks {key!r}; expected it; run dmedge export again")
         return self.golden[key]
+
+    def inputs(self, program: Program) -> list[list[Array]]:
+        """What every case of a program is fed with.
+
+        Raises:
+            ArtifactError: there is no case, or an input is missing or does not fit.
+        """
+        n = self.count(program)
+        if not n:
+            raise ArtifactError(
+                f"{self.folder}: no golden case of {program.name}; expected one at least; run dmedge export again"
+            )
+        items = [[self.array(program.name, case, spec.name) for spec in program.inputs] for case in range(n)]
+        try:
+            check_inputs(program, [widened(program, item) for item in items])
+        except DataError as error:
+            raise ArtifactError(f"{self.folder / GOLDEN}: {error}; run dmedge export again") from error
+        return items
+
+    def picture(self, name: str) -> Image.Image:
+        """A golden picture as it was made.
+
+        Raises:
+            ArtifactError: it is missing or unreadable.
+        """
+        try:
+            with Image.open(self.folder / name) as image:
+                image.load()
+                return image
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.folder / name}: {error}; expected a picture; run dmedge export again"
+            ) from error
 
     def holder(self, tensor: str) -> str:
         """The program whose case i has `tensor`, "pixels" or "ids", of picture or text i.
@@ -144,3 +179,30 @@ def _read_golden(path: Path) -> dict[str, Array]:
             return dict(archive)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{path}: {error}; expected golden arrays; run dmedge export") from error
+
+
+def check_pack(pack: Pack, programs: Sequence[Program]) -> None:
+    """Refuse a pack that lacks what it takes to judge some programs of one runtime, before any is run.
+
+    Raises:
+        ArtifactError: a case, a picture or a tolerance is missing, unreadable, or does not fit.
+    """
+    for program in programs:
+        pack.tolerance(program.runtime, program.name)
+        cases = range(len(pack.inputs(program)))
+        for case in cases:
+            pack.array(program.name, case, program.outputs[0].name)
+        for spec in program.outputs:
+            if not any(golden_key(program.name, case, spec.name) in pack.golden for case in cases):
+                raise ArtifactError(
+                    f"{pack.folder}: no golden {spec.name} of {program.name}; expected one at least; run dmedge export"
+                )
+    if {"encode_image", "encode_text"} <= {program.name for program in programs}:
+        pack.tolerance(programs[0].runtime, SCORES)
+        if SCORES not in pack.golden:
+            raise ArtifactError(f"{pack.folder}: no {SCORES!r} to score with; expected it; run dmedge export again")
+    for tensor, names in (("pixels", pack.images), ("ids", pack.texts)):
+        for case in range(len(names)):
+            pack.array(pack.holder(tensor), case, tensor)
+    for name in pack.images:
+        pack.picture(name)

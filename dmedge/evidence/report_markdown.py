@@ -17,7 +17,7 @@ from dmedge.evidence.verdict import AT_MOST, Budget
 from dmedge.manifest import Manifest
 
 WORST = 5  # languages
-FLAGS = {  # setting of a stage -> its option, where it is not the default
+FLAGS: Mapping[str, tuple[str, object]] = {  # setting of a stage -> its option, where it is not the default
     "data": ("--data", "emoji"),
     "style": ("--style", "twemoji"),
     "max_per_language": ("--max-per-language", None),
@@ -86,7 +86,7 @@ def _lead(entry: Judged) -> str:
     on = f"{data['n_texts']:,} texts and {data['n_images']:,} images of {_cell(data['name'])}"
     where = f"{bytes_text(size['program_bytes'])} of programs{share}, in {entry.verify['runtime']['runtime']}; on {on}."
     if "failure" in entry.verify:
-        return f"Could not be judged, for its runtime failed: {_cell(entry.verify['failure'])}. {where}"
+        return f"Could not be judged: {_cell(entry.verify['failure'])}. {where}"
     if entry.recalls is None:
         rows = heads_of(entry.verify).items()
         alike = ", ".join(f"{name} {percent_interval(head['agreement'])}" for name, head in rows)

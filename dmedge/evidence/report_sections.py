@@ -41,7 +41,7 @@ BUDGET_NAMES = {
     "worst_match_accuracy_drop": "accuracy of the match head lost, worst language",
     "worst_class_accuracy_drop": "accuracy of the class head lost, worst language",
     "worst_vqa_accuracy_drop": "VQA accuracy lost, worst language",
-    "programs_ran": "programs that ran to the end",
+    "programs_work": "programs that run, and return embeddings and scores",
     "latency_ratio": "latency over fp32, program that gained least",
 }
 TAG_NAMES = {
@@ -186,7 +186,7 @@ def _bundle_row(entry: Judged) -> list[str]:
     where = f"{escape(runtime['runtime'])}<small>{escape(runtime['version'])}</small>"
     takes = f"{bytes_text(size['program_bytes'])}<small>{share}</small>"
     if not entry.recalls:
-        does = "runtime failed" if "failure" in verify else "decides"
+        does = "not judged" if "failure" in verify else "decides"
         return [name, where, takes, does, does, "", speed, chip(entry.verdict)]
     worst = verify["languages"][verify["worst_language"]]
     kept = percent_interval({"value": worst["retention_at_10"], "low": worst["low"], "high": worst["high"]})

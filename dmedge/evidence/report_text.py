@@ -55,7 +55,7 @@ def lead_text(entry: Judged) -> str:
     verify = entry.verify
     share = f" in {percent(verify['size']['ratio'])} of the fp32 program size" if verify["size"].get("ratio") else ""
     if "failure" in verify:
-        return f"{name} could not be judged, for its runtime failed: {escape(verify['failure'])}."
+        return f"{name} could not be judged: {escape(verify['failure'])}."
     if entry.recalls is None:
         found = ", ".join(f"{name} {percent_interval(head['agreement'])}" for name, head in heads_of(verify).items())
         return f"{name} decides as its baseline does{share}: {found}."

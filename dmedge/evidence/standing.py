@@ -86,7 +86,7 @@ def kept_text(kept: Estimate) -> str:
 
 
 def _least_agreement(heads: Mapping[str, Mapping[str, Any]]) -> Estimate:
-    """The head that agrees least; nothing is known of a bundle whose runtime failed."""
+    """The head that agrees least; nothing is known of a bundle that could not be judged."""
     if not heads:
         return Estimate(None, None, None, 0, 0)
     head = min(heads.values(), key=lambda head: head["agreement"]["value"])

@@ -14,11 +14,11 @@ from typing import Any
 
 from dmedge.artifact import Artifact, new_artifact
 from dmedge.data.evalset import EvalSet
-from dmedge.errors import ArtifactError, RuntimeFailure
+from dmedge.errors import ArtifactError, ProgramError, RuntimeFailure
 from dmedge.evidence.accuracy import Measurement, TextImageEncoder, measure, work_in
 from dmedge.evidence.agreement import agreement, draw_sample
 from dmedge.evidence.baseline import RUNS, check_baseline
-from dmedge.evidence.broken import broken_json, broken_summary
+from dmedge.evidence.broken import broken_json, broken_summary, is_finding
 from dmedge.evidence.choices import VARIANTS
 from dmedge.evidence.comparison import Comparison
 from dmedge.evidence.config import VerifyConfig
@@ -62,7 +62,8 @@ def verify_bundle(
 ) -> Artifact:
     """Measure `bundle`, judge it by `budget`, and write the evidence; the bundle is only read.
 
-    A runtime that fails under a program is a finding: evidence that fails, and says what became of it.
+    A program that its runtime cannot run, or that returns what is no embedding and no score, is a finding: evidence
+    that fails, and says what became of it.
 
     Args:
         data: what `config` names.
@@ -73,7 +74,7 @@ def verify_bundle(
     Raises:
         ArtifactError: `out` exists, `bundle` is no bundle, or `baseline` is quantized or no ancestor of it.
         DataError: the bundle was trained or calibrated on the evaluation data, or the data is empty.
-        VerifyError: an embedding is not finite, or not of unit length.
+        ProgramError: what the baseline returned is not finite, or not of unit length.
     """
     if bundle.manifest.kind != "bundle":
         raise ArtifactError(f"{bundle.root}: found a {bundle.manifest.kind}; expected a bundle; run dmedge export")
@@ -91,7 +92,9 @@ def verify_bundle(
                 report = report_json(measured, judge_all(measured, budget), config)
                 shown, languages = summary(report), measured.comparison.artifact.languages
                 write_ranks(draft.path / RANKS, measured.comparison)
-        except RuntimeFailure as error:
+        except (RuntimeFailure, ProgramError) as error:
+            if not is_finding(error, bundle):
+                raise
             report = broken_json(bundle, parents, data, config, str(error))
             shown, languages = broken_summary(report), bundle.manifest.languages
         _write_report(draft.path / REPORT, report)

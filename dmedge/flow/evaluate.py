@@ -92,7 +92,7 @@ def evaluate_artifact(artifact: Artifact, data: EvalSet, *, threads: int = 1, wo
         ArtifactError: the artifact holds nothing to run, is of a variant without one of the encoders, or has no
             answers to the questions of the data.
         DataError: the artifact was trained or calibrated on the data.
-        VerifyError: an embedding is not finite, or not of unit length.
+        ProgramError: what a program returned is not finite, or an embedding is not of unit length.
     """
     if artifact.manifest.kind == "evidence":
         raise ArtifactError(f"{artifact.root}: found evidence; expected a checkpoint or a bundle; run dmedge train")

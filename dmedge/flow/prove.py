@@ -38,7 +38,7 @@ def verify(
         ArtifactError: `out` exists, or bundle and baseline do not belong together.
         DataError: the data cannot be used, has no text in a language of the bundle, or bundle or baseline
             were trained or calibrated on it.
-        VerifyError: the bundle computes no embeddings of unit length.
+        ProgramError: what the baseline returned is not finite, or not of unit length.
     """
     from dmedge.evidence.verify import verify_bundle
 

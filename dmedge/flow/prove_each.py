@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dmedge.artifact import Artifact
-from dmedge.errors import ArtifactError, DmedgeError, RuntimeFailure, VerifyError
+from dmedge.errors import ArtifactError, DmedgeError, ProgramError, RuntimeFailure, VerifyError
 from dmedge.evidence.baseline import check_baseline, find_baseline
 from dmedge.evidence.bench import REPORT as BENCH
-from dmedge.evidence.broken import PROGRAMS_RAN
+from dmedge.evidence.broken import PROGRAMS_WORK
 from dmedge.evidence.config import BenchConfig, VerifyConfig
+from dmedge.evidence.judgeable import check_judgeable
 from dmedge.evidence.measured import REPORT
 from dmedge.evidence.standing import Standing, standing
 from dmedge.evidence.verdict import Budget, BudgetLine, budget_of
@@ -70,7 +71,7 @@ def verify_each(
     baseline: Artifact | None = None,
     budgets: Sequence[Budget] | None = None,
 ) -> list[Proof]:
-    """Judge every bundle as `verify` does; nothing is begun if a baseline does not fit.
+    """Judge every bundle as `verify` does; nothing is begun if a baseline does not fit, or one lacks what it takes.
 
     A baseline that several share is measured once, where they kept the same languages.
 
@@ -78,13 +79,17 @@ def verify_each(
         budgets: what each of them may cost [default: what it was exported with].
 
     Raises:
-        ArtifactError: a place is taken, or bundle and baseline do not belong together.
+        ArtifactError: a place is taken, bundle and baseline do not belong together, or a bundle lacks a program, a file
+            or a golden case.
         DataError: the data cannot be used.
-        VerifyError: a bundle computes no embeddings of unit length.
+        ProgramError: what a baseline returned is not finite, or not of unit length.
     """
+    jobs = _jobs(bundles, places, baseline, budgets)
+    for bundle in bundles:
+        check_judgeable(bundle, config.runtime)
     return [
         _proof(bundle, verify(bundle, config, place, baseline=theirs, budget=budget), REPORT)
-        for bundle, theirs, place, budget in _jobs(bundles, places, baseline, budgets)
+        for bundle, theirs, place, budget in jobs
     ]
 
 
@@ -111,7 +116,7 @@ def bench_each(
         try:
             proof = _proof(bundle, bench(bundle, config, place, baseline=theirs, budget=budget), BENCH)
         except DmedgeError as error:
-            is_finding = isinstance(error, (RuntimeFailure, VerifyError))
+            is_finding = isinstance(error, (ProgramError, RuntimeFailure, VerifyError))
             if len(bundles) == 1 or not (proofs or is_finding):
                 raise
             proofs.append(Proof(bundle, None, _broken_json(bundle, config, error), error))
@@ -135,7 +140,7 @@ def _broken_json(bundle: Artifact, config: BenchConfig, error: DmedgeError) -> d
     version = bundle.manifest.tools.get(runtime, "unknown")
     return {
         "verdict": "fail",
-        "budgets": [BudgetLine(PROGRAMS_RAN, 1.0, 0.0, 0.0, 0.0, "fail").to_json()],
+        "budgets": [BudgetLine(PROGRAMS_WORK, 1.0, 0.0, 0.0, 0.0, "fail").to_json()],
         "failure": str(error),
         "artifact_sha256": bundle.digest,
         "programs": {},

@@ -23,14 +23,15 @@ class Backend(Protocol):
         """Load every program below `root`.
 
         Raises:
-            DmedgeError: a file does not load.
+            DmedgeError: the runtime is not as it must be.
+            RuntimeFailure: a file does not load.
         """
 
     def run(self, program: str, inputs: Sequence[Array], outputs: Sequence[int]) -> list[Array]:
         """Run one program once and return the outputs with these indices.
 
         Raises:
-            DmedgeError: the runtime refuses the inputs, or fails.
+            RuntimeFailure: the runtime refuses the inputs, or fails.
         """
 
     def time(self, program: str, inputs: Sequence[Array], runs: int) -> NDArray[np.int64]:

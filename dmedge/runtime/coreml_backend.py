@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dmedge.artifact import Program
 from dmedge.environment import package_version
-from dmedge.errors import DmedgeError, require
+from dmedge.errors import DmedgeError, RuntimeFailure, require
 from dmedge.runtime.profile import Profile
 from dmedge.runtime.wire import Array
 
@@ -40,14 +40,14 @@ class CoremlBackend:
         """Load every program below `root`.
 
         Raises:
-            DmedgeError: a package is damaged, holds an unknown operation, or has other inputs and outputs.
+            RuntimeFailure: a package is damaged, holds an unknown operation, or has other inputs and outputs.
         """
         for program in programs:
             loaded = self._make(root / program.file)
             found = list(loaded.inputs), list(loaded.outputs)
             expected = [spec.name for spec in program.inputs], [spec.name for spec in program.outputs]
             if found != expected:
-                raise DmedgeError(
+                raise RuntimeFailure(
                     f"{root / program.file}: has inputs and outputs {found}; "
                     f"the manifest names {expected}; export again"
                 )
@@ -61,7 +61,7 @@ class CoremlBackend:
             with self._torch.inference_mode():
                 results = loaded.run(tensors)
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
-            raise DmedgeError(
+            raise RuntimeFailure(
                 f"{program} failed: {error}; expected a program made for coreml; run dmedge export"
             ) from error
         return [results[index].numpy() for index in outputs]

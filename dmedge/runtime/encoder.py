@@ -12,9 +12,10 @@ from dmedge.data.hf_tokenizer import AnyTokenizer
 from dmedge.data.transforms import Preprocess
 from dmedge.devices.browser import BrowserDevice
 from dmedge.devices.protocol import Device
-from dmedge.errors import ArtifactError, DataError, DmedgeError
+from dmedge.errors import ArtifactError, DataError, DmedgeError, ProgramError
 from dmedge.runtime.anywhere import open_anywhere
 from dmedge.runtime.front_end import FrontEnd, Picture, pixels_of
+from dmedge.runtime.outputs import EMBEDDING, output_fault
 from dmedge.runtime.session import Session, SessionFacts, find_program, runtime_of
 from dmedge.runtime.shared_work import SharedSessions
 from dmedge.runtime.wire import Array
@@ -106,7 +107,7 @@ class Encoder:
     @property
     def embed_dim(self) -> int:
         """Width of the embeddings, 0 where no program gives any."""
-        outputs = [spec for program in self.session.programs for spec in program.outputs if spec.name == "embedding"]
+        outputs = [spec for program in self.session.programs for spec in program.outputs if spec.name == EMBEDDING]
         return int(outputs[0].shape[-1]) if outputs else 0
 
     def images(self, images: Sequence[Picture]) -> NDArray[np.float32]:
@@ -215,7 +216,7 @@ class Encoder:
         self._check(program)
 
         def run(session: Session, chunk: Sequence[T]) -> list[Array]:
-            return [row for (row,) in session.run_many(program, [prepare(item) for item in chunk], outputs=(0,))]
+            return [row for (row,) in self._run(session, program, [prepare(item) for item in chunk], (0,))]
 
         rows = [np.zeros((0, width), np.float32)]
         for chunk in self._sessions.share(items, run, what):
@@ -237,16 +238,33 @@ class Encoder:
     def _fuse_chunk(self, session: Session, pairs: Sequence[tuple[Picture, str]]) -> Sequence[Sequence[Array]]:
         if "fuse_pair" in self.program_names:
             whole = [[*self._image_inputs(image), *self.text_inputs(text)] for image, text in pairs]
-            return session.run_many("fuse_pair", whole)
+            return self._run(session, "fuse_pair", whole)
         images = {id(image): image for image, _ in pairs}
         texts = {text: self.text_inputs(text) for _, text in pairs}
-        image_runs = session.run_many(
-            "encode_image", [self._image_inputs(image) for image in images.values()], outputs=(1,)
-        )
-        text_runs = session.run_many("encode_text", list(texts.values()), outputs=(1,))
+        image_runs = self._run(session, "encode_image", [self._image_inputs(image) for image in images.values()], (1,))
+        text_runs = self._run(session, "encode_text", list(texts.values()), (1,))
         patches = {key: run[0] for key, run in zip(images, image_runs, strict=True)}
         tokens = {text: run[0] for text, run in zip(texts, text_runs, strict=True)}
-        return session.run_many("fuse", [[patches[id(image)], tokens[text], texts[text][1]] for image, text in pairs])
+        items = [[patches[id(image)], tokens[text], texts[text][1]] for image, text in pairs]
+        return self._run(session, "fuse", items)
+
+    def _run(
+        self, session: Session, program: str, items: Sequence[Inputs], outputs: Sequence[int] | None = None
+    ) -> list[list[Array]]:
+        """Outputs of a program for inputs that were made by the artifact's own files, or by its own programs.
+
+        Raises:
+            ProgramError: it does not take them, or returned what it must not.
+        """
+        spec = find_program(session.programs, program)
+        try:
+            found = session.run_many(program, items, outputs=outputs)
+            fault = output_fault(spec, items, found, range(len(spec.outputs)) if outputs is None else outputs)
+        except DataError as error:
+            fault = f"what its own files make does not fit its programs: {error}"
+        if fault is not None:
+            raise ProgramError(f"{self._artifact.root}: {fault}; make it again", self._artifact.digest)
+        return found
 
     @property
     def _fusion_outputs(self) -> dict[str, tuple[int, int]]:

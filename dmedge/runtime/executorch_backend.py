@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmedge.artifact import Program
 from dmedge.environment import package_version
-from dmedge.errors import DmedgeError, require
+from dmedge.errors import DmedgeError, RuntimeFailure, require
 from dmedge.runtime.backend import time_runs
 from dmedge.runtime.executorch_profile import read_profile
 from dmedge.runtime.profile import WARM_UP, Profile
@@ -39,7 +39,7 @@ class ExecutorchBackend:
         """Load every program below `root`.
 
         Raises:
-            DmedgeError: a file is no ExecuTorch program, or lacks a method or an operator.
+            RuntimeFailure: a file is no ExecuTorch program, or lacks a method or an operator.
         """
         for program in programs:
             path = root / program.file
@@ -83,4 +83,4 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise DmedgeError(f"{what}: {error}; expected a program made for executorch; run dmedge export") from error
+        raise RuntimeFailure(f"{what}: {error}; expected a program made for executorch; run dmedge export") from error

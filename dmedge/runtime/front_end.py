@@ -33,7 +33,8 @@ class FrontEnd:
         """That of a checkpoint or a bundle.
 
         Raises:
-            ArtifactError: a file that a program needs is missing, or no context length is named.
+            ArtifactError: a file that a program needs is missing or no JSON, or no context length is named.
+            DataError: the preprocessing or the tokenizer cannot be read.
         """
         return cls(
             open_tokenizer(artifact, context_length(artifact)) if _takes(artifact, "ids") else None,
@@ -78,7 +79,11 @@ def _takes(artifact: Artifact, tensor: str) -> bool:
 
 
 def _read_json(artifact: Artifact, name: str) -> Any:
-    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
+    path = artifact.file(name)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON ({error}); expected it; make the artifact again") from error
 
 
 def _read_names(artifact: Artifact, name: str) -> tuple[str, ...]:

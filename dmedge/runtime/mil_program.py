@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmedge.errors import DmedgeError, require
+from dmedge.errors import RuntimeFailure, require
 from dmedge.runtime.mil_ops import OPERATIONS, Value
 
 # Integers are kept in int32 whatever their width; the programs only hold indices and sizes in them.
@@ -40,7 +40,7 @@ class MilProgram:
         """Read it.
 
         Raises:
-            DmedgeError: it is damaged, or holds an operation that is not known here.
+            RuntimeFailure: it is damaged, or holds an operation that is not known here.
         """
         self._package = package
         function = read_package(package).functions["main"]
@@ -77,7 +77,7 @@ class MilProgram:
 
     def _step(self, operation: Any) -> _Step:
         if operation.op_type not in OPERATIONS:
-            raise DmedgeError(
+            raise RuntimeFailure(
                 f"{self._package}: holds the MIL operation {operation.op_type!r}; "
                 f"expected one of {', '.join(OPERATIONS)}; run dmedge export again with this version"
             )
@@ -101,7 +101,8 @@ def read_package(package: Path) -> Any:
     """The program of a `.mlpackage` as coremltools keeps it.
 
     Raises:
-        DmedgeError: the package is damaged, or coremltools is not installed.
+        DmedgeError: coremltools is not installed.
+        RuntimeFailure: the package is damaged.
     """
     proto = require("coremltools.proto.Model_pb2", "coreml")
     loader = require("coremltools.converters.mil.frontend.milproto.load", "coreml")
@@ -117,7 +118,9 @@ def read_package(package: Path) -> Any:
         [weights] = paths.values()
         return loader.load(spec, spec.specificationVersion, str(weights))
     except damages as error:
-        raise DmedgeError(f"cannot load {package}: {error!r}; expected a Core ML package; run dmedge export") from error
+        raise RuntimeFailure(
+            f"cannot load {package}: {error!r}; expected a Core ML package; run dmedge export"
+        ) from error
 
 
 def operations_of(program: Any) -> Iterable[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmedge.artifact import Program
 from dmedge.environment import cpu_features
-from dmedge.errors import DmedgeError, require
+from dmedge.errors import DmedgeError, RuntimeFailure, require
 from dmedge.runtime.backend import time_runs
 from dmedge.runtime.onnx_profile import read_profile
 from dmedge.runtime.profile import WARM_UP, Profile
@@ -46,7 +46,8 @@ class OnnxBackend:
         """Load every program below `root`.
 
         Raises:
-            DmedgeError: a file is no ONNX model, or is not run by the provider that was asked for.
+            DmedgeError: onnxruntime takes another provider than the one that was asked for.
+            RuntimeFailure: a file is no ONNX model that it can run, or has other inputs and outputs.
         """
         for program in programs:
             path = root / program.file
@@ -59,7 +60,7 @@ class OnnxBackend:
             found = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
             expected = [spec.name for spec in program.inputs], [spec.name for spec in program.outputs]
             if found != expected:
-                raise DmedgeError(
+                raise RuntimeFailure(
                     f"{path}: has inputs and outputs {found}; the manifest names {expected}; export again"
                 )
             self._sessions[program.name], self._names[program.name] = session, expected
@@ -115,4 +116,6 @@ class OnnxBackend:
         try:
             yield
         except self._errors as error:
-            raise DmedgeError(f"{what}: {error}; expected a program made for onnxruntime; run dmedge export") from error
+            raise RuntimeFailure(
+                f"{what}: {error}; expected a program made for onnxruntime; run dmedge export"
+            ) from error

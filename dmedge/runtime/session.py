@@ -163,14 +163,15 @@ def _check_run(program: Program, inputs: Sequence[Array]) -> None:
         raise DataError(f"{program.name}: {len(inputs)} inputs; expected {len(names)}: {', '.join(names)}")
     sizes: dict[str, int] = {}
     for spec, array in zip(program.inputs, inputs, strict=True):
-        if array.dtype.name != spec.dtype or not _fits(array.shape, spec, sizes):
+        if array.dtype.name != spec.dtype or not fits(array.shape, spec, sizes):
             raise DataError(
                 f"{program.name}: input {spec.name!r} is {array.dtype.name}{list(array.shape)}; "
                 f"expected {spec.dtype}[{', '.join(map(str, spec.shape))}]; convert it before the call"
             )
 
 
-def _fits(shape: tuple[int, ...], spec: TensorSpec, sizes: dict[str, int]) -> bool:
+def fits(shape: tuple[int, ...], spec: TensorSpec, sizes: dict[str, int]) -> bool:
+    """Whether a shape is that of `spec`; a dimension that has a name gets its size in `sizes`, or has it from there."""
     if len(shape) != len(spec.shape):
         return False
     return all(

@@ -93,7 +93,7 @@ def serve(requests: Connection, answers: Connection) -> None:
             else:
                 answer = getattr(worker, method)(*arguments)
         except DmedgeError as error:
-            answers.send((False, str(error)))
+            answers.send((False, error))
         else:
             answers.send((True, answer))
 

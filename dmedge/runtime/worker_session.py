@@ -117,8 +117,8 @@ class WorkerSession:
             is_fine, answer = self._answers.recv()
         except (EOFError, OSError):
             raise self._obituary(doing) from None
-        if not is_fine:  # programs that do not load may lack no more than their runtime
-            raise DmedgeError(str(answer)) if method == "load" else RuntimeFailure(str(answer))
+        if not is_fine:
+            raise answer
         return answer
 
     def _overdue(self, doing: str) -> RuntimeFailure:
