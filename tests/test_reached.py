@@ -366,6 +366,16 @@ def test_facts_of_a_board_are_read_from_its_files() -> None:
     assert facts["governor"] is None and facts["platform"] == "Linux aarch64"
 
 
+def test_a_phone_that_shows_no_thermal_zone_is_as_warm_as_its_battery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {"uname": "Linux aarch64", "battery": "  level: 81\n  temperature: 305\n"}
+    monkeypatch.setattr("dmedge.devices.adb.read_state", lambda *_: told)
+    assert AdbDevice("x").facts()["temperature_c"] == 30.5
+    told["/sys/class/thermal/thermal_zone0/temp"] = "48500"
+    assert AdbDevice("x").facts()["temperature_c"] == 48.5
+
+
 def test_a_battery_tells_its_state() -> None:
     told = "  AC powered: false\n  USB powered: true\n  level: 81\n  temperature: 305\n"
     assert battery_facts(told) == {"level_percent": 81, "temperature_c": 30.5, "is_charging": True}
