@@ -130,6 +130,7 @@ def test_bench_labels_host_figures_and_refuses_other_devices(
     page = run("report", workdir / "bench", "--out", workdir / "page.html")
     assert page.exit_code == 0, page.stderr
     shown = (workdir / "page.html").read_text("utf-8")
+    assert "mean over languages.</p>" in shown and f'"">{report["runtime"]["runtime"]}<small>' in shown
     assert "not verified" in shown and shown.count("<small>2 threads</small>") == len(report["programs"])
     repeats = report["programs"]["encode_text"]["ratio"]["repeats"]
     assert f"<dt>each repeat</dt><dd>{', '.join(f'×{value:.2f}' for value in repeats)}</dd>" in shown

@@ -127,7 +127,7 @@ def _more_threads(bench: Mapping[str, Any]) -> str:
     """Programs with other numbers of threads; empty where none were asked for."""
     rows = [
         [
-            f"{CASE_NAMES[name].partition(',')[0]}<small>{threads} threads</small>",
+            f"{CASE_NAMES[name]}<small>{threads} threads</small>",
             milliseconds(row["artifact"].get("p50_ms")),
             milliseconds(row["fp32"].get("p50_ms")),
             f"×{row['ratio']['value']:.2f} <small>{interval(row['ratio'])}</small>",

@@ -107,7 +107,8 @@ def headline(collection: Collection) -> str:
             if (side := entry.recalls["method"].get("embedded_by_baseline")) is not None:
                 notes.append(f"{entry.name} has one encoder: the baseline embedded the {side}")
     names = ["", "runs on", "programs", "recall@10 known text", "recall@10 new text", "worst language", "latency", ""]
-    note = "Recall@10, text to image, mean over languages. " + escape("; ".join(dict.fromkeys(notes))) + "."
+    said = ["Recall@10, text to image, mean over languages", "; ".join(dict.fromkeys(notes))]
+    note = " ".join(f"{escape(words)}." for words in said if words)
     return section("At a glance", table(names, rows), note=note)
 
 
@@ -179,12 +180,9 @@ def _bundle_row(entry: Judged) -> list[str]:
         rows = [(CASE_NAMES[name].split(",")[0], ratios[name]) for name in cases if name in ratios]
         speed = "".join(f"{name} ×{ratio['value']:.2f}<small>{interval(ratio)}</small>" for name, ratio in rows)
     name = f"{escape(entry.name)}<small>{entry.digest[:12]}</small>"
+    where, takes = _place(verify or entry.bench or {})
     if not verify:
-        return [name, "", "", "", "", "not verified", speed, chip(entry.verdict)]
-    size, runtime = verify["size"], verify["runtime"]
-    share = f"×{size['ratio']:.2f} of fp32" if size.get("ratio") else "fp32 not exported"
-    where = f"{escape(runtime['runtime'])}<small>{escape(runtime['version'])}</small>"
-    takes = f"{bytes_text(size['program_bytes'])}<small>{share}</small>"
+        return [name, where, takes, "", "", "not verified", speed, chip(entry.verdict)]
     if not entry.recalls:
         does = "not judged" if "failure" in verify else "decides"
         return [name, where, takes, does, does, "", speed, chip(entry.verdict)]
@@ -200,6 +198,16 @@ def _bundle_row(entry: Judged) -> list[str]:
         speed,
         chip(entry.verdict),
     ]
+
+
+def _place(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Runtime, and bytes of the programs beside those of the fp32 bundle, by either kind of evidence."""
+    runtime, size = report["runtime"], report["size"]
+    if "artifact" in size:  # of a benchmark
+        size = {"ratio": size["artifact"]["program_bytes"] / size["fp32"]["program_bytes"], **size["artifact"]}
+    share = f"×{size['ratio']:.2f} of fp32" if size.get("ratio") else "fp32 not exported"
+    where = f"{escape(runtime['runtime'])}<small>{escape(runtime['version'])}</small>"
+    return where, f"{bytes_text(size['program_bytes'])}<small>{share}</small>"
 
 
 def _recall(verify: Mapping[str, Any], tag: str, side: str) -> str:
