@@ -24,6 +24,7 @@ from dmedge.evidence.judgeable import check_judgeable
 from dmedge.evidence.report import render
 from dmedge.evidence.report_data import collect
 from dmedge.evidence.report_markdown import render_markdown
+from dmedge.flow.prove import find_accuracy
 from dmedge.flow.prove_each import verify_each
 from dmedge.model.checkpoint import WEIGHTS
 from dmedge.runtime.worker_session import WorkerSession
@@ -177,6 +178,7 @@ def test_every_defect_of_a_program_is_evidence_and_the_last_bundle_is_judged(
         assert words in proof.report["failure"] and str(bundle.root) in proof.report["failure"], name
         assert (proof.report["verdict"], proof.failed) == ("fail", ["programs_work"])
         assert proof.report["runtime"]["version"] == package_version("onnxruntime")
+        assert find_accuracy(bundle) is None  # a benchmark has none to name
     assert "failure" not in judged.report and judged.report["macro"]
 
 

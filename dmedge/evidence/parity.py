@@ -188,21 +188,19 @@ def _compare(pack: Pack, program: Program, found: Sequence[Sequence[Array]]) -> 
 
 def _compare_scores(pack: Pack, runtime: str, found: Mapping[str, Sequence[Sequence[Array]]]) -> ProgramParity:
     """The dot product of every golden text and picture, which is what an app ranks by."""
-    tolerance = pack.tolerance(runtime, SCORES)
-    golden = pack.golden[SCORES]
+    tolerance, golden, name = pack.tolerance(runtime, SCORES), pack.golden[SCORES], "every text with every picture"
     images = [row[0] for row in found["encode_image"][: len(pack.images)]]
     texts = [row[0] for row in found["encode_text"][: len(pack.texts)]]
-    if len({row.shape for row in (*images, *texts)}) > 1:
-        first = Difference(
-            0, "every text with every picture", SCORES, (), _shape(golden), "none: embeddings differ in shape"
-        )
-        return ProgramParity(golden.size, float("inf"), 0.0, tolerance, first)
+    shapes = {row.shape for row in (*images, *texts)}
+    if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
+        none = Difference(0, name, SCORES, (), _shape(golden), f"none, of embeddings of the shapes {sorted(shapes)}")
+        return ProgramParity(golden.size, float("inf"), 0.0, tolerance, none)
     with np.errstate(invalid="ignore"):  # what is not finite is an error without bounds
         scores = np.concatenate(texts) @ np.concatenate(images).T
     greatest, cosine = output_error(golden, scores)
     first = None
     if not greatest <= tolerance:
-        first = first_difference(0, "every text with every picture", SCORES, golden, scores, tolerance)
+        first = first_difference(0, name, SCORES, golden, scores, tolerance)
         if first.index:
             text, image = first.index
             words = f"{pack.input_name('encode_text', text)} with {pack.input_name('encode_image', image)}"

@@ -127,12 +127,13 @@ def _probe(bundle: Artifact, runtime: str | None, cache: Path) -> Artifact:
 
 
 def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:
-    """What the newest verification beside `bundle` found; None if it was never verified there."""
+    """What the newest verification beside `bundle` found; None if there is none, or it could not judge it."""
     for folder in find_artifacts(bundle.root.parent):
         with suppress(ArtifactError):  # a damaged neighbour says nothing
             manifest = read_manifest(folder)
             if manifest.stage == "verify" and manifest.parents.get("artifact") == bundle.digest:
-                return {**manifest.summary, "evidence_sha256": manifest.digest}
+                found = {**manifest.summary, "evidence_sha256": manifest.digest}
+                return None if "failure" in found else found
     return None
 
 
