@@ -70,7 +70,7 @@ def output_changed(program: str, output: str, operator: str, *more: float) -> Ca
     """Puts one operator behind an output of an ONNX program, which takes that output and a constant.
 
     Args:
-        more: numbers of the constant, of two dimensions; none for the output itself once more.
+        more: numbers of the constant; none for the output itself once more.
     """
 
     def change_file(root: Path) -> None:
@@ -82,7 +82,7 @@ def output_changed(program: str, output: str, operator: str, *more: float) -> Ca
         for node in model.graph.node:
             for names in (node.input, node.output):
                 names[:] = [inner if name == output else name for name in names]
-        constant = onnx.numpy_helper.from_array(np.array([more], np.float32), "constant")
+        constant = onnx.numpy_helper.from_array(np.array(more, np.float32), "constant")
         model.graph.initializer.append(constant)
         options = {"axis": -1} if operator == "Concat" else {}
         inputs = [inner, "constant" if more else inner]

@@ -30,6 +30,9 @@ class Encoder:
 
     A checkpoint runs in this process and in batches; a bundle runs in worker processes, one item
     at a time, as on a device. Either way nothing is padded to the length of a neighbour.
+
+    A program that does not take what the artifact's own files make, or that returns what is no embedding and no score,
+    is a `ProgramError` wherever it is run.
     """
 
     def __init__(
