@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def bench_bundle(
                 baseline=baseline,
             )
         except (DmedgeError, KeyboardInterrupt) as error:
-            kept = keep_unfinished(out, timings, config, str(error) or "interrupted")
+            kept = None
+            with suppress(OSError):  # which would hide what broke off
+                kept = keep_unfinished(out, timings, config, str(error) or "interrupted")
             if kept is not None and isinstance(error, DmedgeError):
                 error.args = (f"{error}; what was finished until then is in {kept}",)
             raise
