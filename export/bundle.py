@@ -13,6 +13,7 @@ from dmedge.errors import ExportError, require
 from dmedge.evidence.parity import ParityReport, check_parity
 from dmedge.evidence.verdict import Budget, changed_limits
 from dmedge.export.bundled import write_bundled
+from dmedge.export.column_pairs import pair_columns
 from dmedge.export.config import ExportConfig
 from dmedge.export.conformance import write_conformance
 from dmedge.export.coreml import export_coreml
@@ -28,7 +29,7 @@ from dmedge.export.prompts import PROMPTS, languages_of
 from dmedge.export.quiet import quiet
 from dmedge.export.readme import About, bundle_readme
 from dmedge.export.support import check_support
-from dmedge.export.targets import chosen_engines
+from dmedge.export.targets import chosen_engines, find_target
 from dmedge.export.texts import golden_texts
 from dmedge.export.thrift import thrifty
 from dmedge.export.tokenizer_json import TOKENIZER_JSON, write_tokenizer_json
@@ -89,8 +90,10 @@ def export_bundle(
         sizes: dict[Runtime, Mapping[str, int]] = {}
         for name in engines:
             advance(note=f"lowering for {name}")
-            lowerings[_runtime(name)] = _lower(checkpoint.model, name, programs[name], draft.path, config, meter)
-            sizes[_runtime(name)] = check_size(draft.path, programs[name], planned, ENGINES[name])
+            model = _suited(checkpoint.model, config.target, name)
+            lowerings[_runtime(name)] = _lower(model, name, programs[name], draft.path, config, meter)
+            stored = planned if model is checkpoint.model else planned_tensors(model, ours)
+            sizes[_runtime(name)] = check_size(draft.path, programs[name], stored, ENGINES[name])
         agreement = _write_beside(draft.path, parent, checkpoint, ours, config, engines)
         facts = _reading_facts(checkpoint, ours)
         parity: dict[Runtime, ParityReport] = {}
@@ -119,6 +122,11 @@ def export_bundle(
         meter.write(artifact)
         advance(note="done")
         return artifact
+
+
+def _suited(model: DualEncoder, target: str, name: EngineName) -> DualEncoder:
+    """The model as an engine computes it fastest at the target."""
+    return pair_columns(model, find_target(target).column_pairs.get(name))
 
 
 def _lower(

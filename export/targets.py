@@ -1,7 +1,7 @@
 """The targets: where a bundle is to run, and what that decides."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dmedge.config import near_match
 from dmedge.errors import ConfigError
@@ -15,6 +15,7 @@ class Target:
     engines: tuple[EngineName, ...]  # the first is what verify and bench judge unless they are told otherwise
     precision: Mapping[str, str]  # tower -> the int8 scheme that this target runs fastest
     place: str  # in words
+    column_pairs: Mapping[EngineName, int] = field(default_factory=dict)  # engine -> `multiple` of `pair_columns`
 
     @property
     def runtimes(self) -> tuple[str, ...]:
@@ -36,7 +37,12 @@ TARGETS: Mapping[str, Target] = {
     "linux-arm64": Target(
         engines=("onnxruntime", "xnnpack"), precision=_INT8, place="arm64 Linux, such as a Raspberry Pi"
     ),
-    "linux-x86_64": Target(engines=("onnxruntime", "xnnpack"), precision=_INT8, place="Linux servers and PCs"),
+    "linux-x86_64": Target(
+        engines=("onnxruntime", "xnnpack"),
+        precision=_INT8,
+        place="Linux servers and PCs",
+        column_pairs={"onnxruntime": 16, "xnnpack": 1},
+    ),
 }
 
 

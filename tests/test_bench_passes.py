@@ -241,14 +241,15 @@ def test_texts_get_the_length_that_work_was_counted_for(onnx_bundle: Artifact) -
 
 
 def test_every_program_of_both_sides_stands_beside_the_peaks(
-    report: dict[str, Any], onnx_bundle: Artifact, page: str
+    report: dict[str, Any], onnx_bundle: Artifact, onnx_int8_bundle: Artifact, page: str
 ) -> None:
     found = report["roofline"]
     assert found["peaks"]["size"] == 1024
     assert min(found["peaks"][f"{kind}_macs_per_s"] for kind in ("float32", "int8")) > 1e9
-    towers: Any = onnx_bundle.manifest.summary["towers"]
-    counted = {tower["program"]: tower["coverage"]["onnxruntime"]["macs"] for tower in towers.values()}
+    assert found["programs"].keys() == {"artifact", "fp32"}
     for side, rows in found["programs"].items():
+        towers: Any = {"artifact": onnx_int8_bundle, "fp32": onnx_bundle}[side].manifest.summary["towers"]
+        counted = {tower["program"]: tower["coverage"]["onnxruntime"]["macs"] for tower in towers.values()}
         assert {name: row["macs"] for name, row in rows.items()} == counted
         for row in rows.values():
             assert 0 < row["of_float32_peak"] < 1
