@@ -84,3 +84,5 @@ def test_training_texts_are_complete(texts: tuple[Text, ...]) -> None:
 def test_locales_and_languages_are_counted_apart() -> None:
     assert count_languages(load_pack().locales) == "100 locales (96 languages)"
     assert count_languages(["de", "fr", "de"]) == "2 languages"
+    assert count_languages(["de", "de"]) == "1 language"
+    assert count_languages(["pt", "pt-BR"]) == "2 locales (1 language)"

@@ -89,7 +89,8 @@ def _print_table(found: dict[str, Any]) -> None:
             ],
         )
     )
-    click.echo(f"means over {count_languages(found['languages'])}; the last {len(worst)} rows are the weakest of them")
+    last = f"the last {len(worst)} rows are the weakest of them" if len(languages) > 1 else "the last row is that one"
+    click.echo(f"means over {count_languages(found['languages'])}; {last}")
     if "fusion" in found:
         _print_fusion(found["fusion"])
 

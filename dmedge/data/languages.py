@@ -233,7 +233,8 @@ def count_languages(tags: Iterable[str]) -> str:
     """How many languages, and how many locales where one language comes in several."""
     locales = set(tags)
     languages = len({base_language(tag) for tag in locales})
-    return f"{languages} languages" if languages == len(locales) else f"{len(locales)} locales ({languages} languages)"
+    words = f"{languages} language{'' if languages == 1 else 's'}"
+    return words if languages == len(locales) else f"{len(locales)} locales ({words})"
 
 
 def choose_languages(asked: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
