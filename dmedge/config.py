@@ -45,13 +45,18 @@ def load_config(cls: type[C], table: Mapping[str, Any], *, where: str = "") -> C
         try:
             values[key] = _convert(value, hints[key], f"{where}.{key}")
         except ConfigError as error:
-            problems.append(str(error).removeprefix(f"{where}: "))
+            problems.append(_within(where, error))
     if problems:
         raise ConfigError(f"{where}: {'; '.join(problems)}")
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _within(where: str, error: ConfigError) -> str:
+    """What an error says, without the place that is named already."""
+    return str(error).removeprefix(where).removeprefix(": ").removeprefix(".")
 
 
 def _is_required(field: Field[Any]) -> bool:
@@ -102,7 +107,7 @@ def _convert_union(value: Any, hints: Sequence[Any], where: str) -> Any:
         try:
             return _convert(value, hint, where)
         except ConfigError as error:
-            problems.append(str(error).removeprefix(f"{where}: "))
+            problems.append(_within(where, error))
     raise ConfigError(f"{where}: {' or '.join(problems)}")
 
 
@@ -131,7 +136,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, not UTF-8, or not TOML; the message says where.
     """
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a TOML file") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

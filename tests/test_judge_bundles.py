@@ -45,10 +45,16 @@ def other_vocabulary(root: Path) -> None:
     train_tokenizer(["house red", "apple green", "pear", "ramen soup"] * 6, root / "tokenizer.model", TINY.vocab_size)
 
 
+def layer_of_zeros(root: Path) -> None:
+    """A convolution, which is four of sums of columns in a float program for this target."""
+    for part in ("left", "right", "total", "difference"):
+        tensor_changed("encode_image", f"image.blocks.2.second.{part}.weight", np.zeros_like)(root)
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
     "colours swapped": (
         "encode_image",
-        tensor_changed("encode_image", "image.stem.conv.weight", lambda weight: weight[:, ::-1]),
+        tensor_changed("encode_image", "image.stem.weight", lambda weight: weight[:, ::-1]),
     ),
     "no antialias": ("pixels", json_changed("preprocessor_config.json", resample="nearest")),
     "vocabulary shuffled": (
@@ -56,10 +62,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
         tensor_changed("encode_text", "text.token.weight", lambda weight: weight[SHUFFLED]),
     ),
     "another vocabulary": ("token ids", other_vocabulary),
-    "a layer of zeros": (
-        "encode_image",
-        tensor_changed("encode_image", "image.blocks.2.second.conv.weight", np.zeros_like),
-    ),
+    "a layer of zeros": ("encode_image", layer_of_zeros),
 }
 
 

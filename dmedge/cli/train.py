@@ -24,7 +24,7 @@ set_option = click.option(
 @click.argument("recipe", default="emoji")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory to create [default: runs/NAME].")
 @set_option
-@click.option("--steps", type=click.IntRange(min=1), help="Short for --set steps=N.")
+@click.option("--steps", type=click.IntRange(min=1), help="Train so many steps, whatever the recipe says of epochs.")
 @click.option("--resume", is_flag=True, help="Continue a run that was stopped; an error where there is none.")
 @json_option
 def train(
@@ -36,7 +36,7 @@ def train(
     Settings are those of the recipe's train stage, e.g. --set learning_rate=1e-3 --set model.text=bag.
     On several GPUs or machines: torchrun --nproc-per-node N -m dmedge train RECIPE.
     """
-    chosen = load_train_recipe(recipe, [*overrides, *([f"steps={steps}"] if steps else [])])
+    chosen = load_train_recipe(recipe, [*overrides, *([f"steps={steps}", "epochs=0"] if steps else [])])
     from dmedge.training.places import log_folder
     from dmedge.training.summary import read_summary
     from dmedge.training.train import train as train_model

@@ -230,14 +230,13 @@ def _print_heads(report: dict[str, Any]) -> None:
 
 def budget_table(lines: list[dict[str, Any]]) -> str:
     """Budget lines for a terminal."""
-    from dmedge.evidence.verdict import AT_MOST
+    from dmedge.evidence.verdict import AT_MOST, EXACT
 
     rows = []
     for line in lines:
         sign = "<=" if line["name"] in AT_MOST else ">="
         low, high = _number(line["low"]), _number(line["high"])
-        is_exact = line["low"] is not None and line["low"] == line["high"]
-        interval = "exact" if is_exact else f"{low} to {high}"
+        interval = "exact" if line["name"] in EXACT and line["value"] is not None else f"{low} to {high}"
         rows.append([line["name"], f"{sign} {line['limit']:g}", _number(line["value"]), interval, line["verdict"]])
     return text_table(["budget", "limit", "value", "interval", "verdict"], rows, left=5)
 

@@ -1,7 +1,7 @@
 """A folder of captioned pictures: images/, and captions as CSV or Parquet."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, overload
 
@@ -74,6 +74,8 @@ def read_captions(path: Path) -> tuple[Caption, ...]:
             an unknown language or no text, or has no answer where others have one; rows count from 1.
         DmedgeError: captions.parquet needs pyarrow.
     """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; expected one with images/ and captions.csv; see docs/data.md")
     if not (path / "images").is_dir():
         raise DataError(f"{path}: no folder images/; expected images/ beside captions.csv; see docs/data.md")
     captions = tuple(_rows(path))
@@ -128,7 +130,8 @@ def _csv_rows(path: Path) -> Iterator[Caption]:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             _check_columns(path, reader.fieldnames or ())
-            for row in reader:
+            for number, row in enumerate(reader, start=1):
+                check_cells(f"{path}: row {number}", row)
                 yield _row(row)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); expected CSV in UTF-8; write it again") from error
@@ -144,6 +147,22 @@ def _parquet_rows(path: Path) -> Iterator[Caption]:
             yield from map(_row, batch.to_pylist())
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these types
         raise DataError(f"{path}: cannot be read ({error}); expected a Parquet file; write it again") from error
+
+
+def check_cells(where: str, row: Mapping[Any, Any]) -> None:
+    """Refuse a row with more cells than there are columns: its text would end at a comma.
+
+    Args:
+        row: as `csv.DictReader` gives it.
+
+    Raises:
+        DataError: it has.
+    """
+    if surplus := row.get(None):
+        raise DataError(
+            f"{where}: {len(surplus)} cells more than columns, from {surplus[0]!r} on; expected as many; "
+            'write a text that has the separator in it in double quotes: "red, very red"'
+        )
 
 
 def _row(row: dict[str, Any]) -> Caption:

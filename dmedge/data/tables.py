@@ -18,7 +18,7 @@ from dmedge.data.annotations import (
     text_problem,
     usable_texts,
 )
-from dmedge.data.captions import COLUMNS, cells, given_answers
+from dmedge.data.captions import COLUMNS, cells, check_cells, given_answers
 from dmedge.data.pictures import BadRecords
 from dmedge.data.records import DatasetConfig, Record
 from dmedge.data.vqa import answer_vocabulary, given_scores, normalise_answer
@@ -156,6 +156,7 @@ def _csv_rows(path: Path, required: Sequence[str], delimiter: str) -> Iterator[R
             reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
             _check_columns(path, reader.fieldnames or (), required)
             for number, row in enumerate(reader, start=1):
+                check_cells(f"{path}: row {number}", row)
                 yield f"row {number}", row
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); expected CSV in UTF-8; write it again") from error

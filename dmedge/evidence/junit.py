@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from dmedge.evidence.verdict import AT_MOST
+from dmedge.evidence.verdict import AT_MOST, EXACT
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production [2]
 DIGESTS = ("artifact_sha256", "baseline_sha256", "fp32_bundle_sha256")
@@ -35,7 +35,7 @@ def line_text(line: Mapping[str, Any]) -> str:
     """What was found, and what was expected."""
     sign = "at most" if line["name"] in AT_MOST else "at least"
     value = "unknown" if line["value"] is None else f"{line['value']:.4g}"
-    if line["low"] is not None and line["low"] == line["high"]:
+    if line["name"] in EXACT:
         between = ""
     else:
         low, high = ("unknown" if line[end] is None else f"{line[end]:.4g}" for end in ("low", "high"))

@@ -11,7 +11,7 @@ from dmedge.evidence.config import COOLDOWN_S, PAIRS_PER_LANGUAGE, REPEATS, ROUN
 from dmedge.evidence.floors import floor_words
 from dmedge.evidence.head_rows import HeadRow, head_rows, heads_of, signed
 from dmedge.evidence.report_data import Collection, Judged
-from dmedge.evidence.report_sections import BUDGET_NAMES, ORDER
+from dmedge.evidence.report_sections import BUDGET_NAMES, ORDER, span
 from dmedge.evidence.report_text import CASE_NAMES, bytes_text, figure, interval, milliseconds, percent_interval
 from dmedge.evidence.verdict import AT_MOST, Budget
 from dmedge.manifest import Manifest
@@ -103,7 +103,7 @@ def _budget_rows(entry: Judged) -> list[list[str]]:
             f"**{line['verdict']}**" if line["verdict"] != "pass" else "pass",
             f"{'at most' if line['name'] in AT_MOST else 'at least'} {line['limit']:g}",
             figure(line["value"]),
-            "exact" if line["low"] is not None and line["low"] == line["high"] else interval(line),
+            span(line),
         ]
         for line in lines
     ]

@@ -19,7 +19,7 @@ from dmedge.evidence.report_text import (
     section,
     table,
 )
-from dmedge.evidence.verdict import AT_MOST
+from dmedge.evidence.verdict import AT_MOST, EXACT
 
 BUDGET_NAMES = {
     "macro_recall_at_10_retention": "recall@10 kept, mean over languages",
@@ -72,7 +72,7 @@ def budgets(entry: Judged) -> str:
                 escape(BUDGET_NAMES.get(line["name"], line["name"])),
                 chip(line["verdict"]),
                 f"{sign} {line['limit']:g}",
-                f"{figure(line['value'])}<small>{_span(line)}</small>",
+                f"{figure(line['value'])}<small>{span(line)}</small>",
                 interval_chart(line),
             ]
         )
@@ -219,6 +219,6 @@ def _recall(verify: Mapping[str, Any], tag: str, side: str) -> str:
     return f"{figure(found['value'])}<small>{interval(found)}, n {row['artifact']['n']:,}</small>"
 
 
-def _span(line: Mapping[str, Any]) -> str:
-    is_exact = line["low"] is not None and line["low"] == line["high"]
-    return "exact" if is_exact else interval(line)
+def span(line: Mapping[str, Any]) -> str:
+    """Ends of the interval of a budget line, of which some are counted."""
+    return "exact" if line["name"] in EXACT and line["value"] is not None else interval(line)

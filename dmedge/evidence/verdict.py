@@ -82,6 +82,9 @@ AT_MOST = frozenset(
 )
 
 
+EXACT = frozenset({"program_size_ratio", "parity_error_ratio", "plan_carried_out", "programs_work"})  # counted
+
+
 @dataclass(frozen=True, slots=True)
 class BudgetLine:
     """One limit, what was measured against it, and the verdict."""
