@@ -45,18 +45,14 @@ def load_config(cls: type[C], table: Mapping[str, Any], *, where: str = "") -> C
         try:
             values[key] = _convert(value, hints[key], f"{where}.{key}")
         except ConfigError as error:
-            problems.append(_within(where, error))
+            problems.append(str(error).removeprefix(f"{where}: "))
     if problems:
-        raise ConfigError(f"{where}: {'; '.join(problems)}")
+        words = "; ".join(problems)
+        raise ConfigError(words if words.startswith(f"{where}.") else f"{where}: {words}")
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
-
-
-def _within(where: str, error: ConfigError) -> str:
-    """What an error says, without the place that is named already."""
-    return str(error).removeprefix(where).removeprefix(": ").removeprefix(".")
 
 
 def _is_required(field: Field[Any]) -> bool:
@@ -107,7 +103,7 @@ def _convert_union(value: Any, hints: Sequence[Any], where: str) -> Any:
         try:
             return _convert(value, hint, where)
         except ConfigError as error:
-            problems.append(_within(where, error))
+            problems.append(str(error).removeprefix(f"{where}: "))
     raise ConfigError(f"{where}: {' or '.join(problems)}")
 
 

@@ -186,3 +186,14 @@ def test_override_values_are_toml_or_text(text: str, value: object) -> None:
 def test_override_that_leads_nowhere(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         apply_overrides({"stage": [{"steps": 10}]}, [override])
+
+
+def test_a_recipe_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b'\xef\xbb\xbfname = "a"\n')
+    assert read_toml(tmp_path / "a.toml") == {"name": "a"}
+
+
+def test_a_nested_problem_names_its_place_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(Settings, {"steps": 1, "model": {"width": "wide"}}, where="a.toml: stage 0 (train)")
+    assert str(error.value) == "a.toml: stage 0 (train).model.width: found 'wide'; expected int"

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from dmedge.data.evalset import folder_evalset
+from dmedge.data.readers import read_dataset
+from dmedge.data.records import DatasetConfig
 from dmedge.errors import DataError, DmedgeError
 
 HEADER = ("image", "language", "text")
@@ -66,6 +68,8 @@ def test_huge_text_is_kept(tmp_path: Path, length: int) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder images/; expected images/ beside captions.csv"):
+        folder_evalset(tmp_path)
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         folder_evalset(tmp_path / "nowhere")
 
 
@@ -169,3 +173,16 @@ def test_parquet_without_pyarrow_names_the_install_command(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(DmedgeError, match=r"pip install 'dmedge\[report\]'"):
         folder_evalset(folder)
+
+
+@pytest.mark.parametrize("format", ["folder", "table"])
+def test_an_unquoted_comma_is_an_error_and_no_shorter_text(format: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "pets")
+    table = folder / "captions.csv"
+    table.write_text('image,language,text\na.png,en,"red, very red"\na.png,en,red, very red\n', "utf-8")
+    words = "row 2: more cells than columns, from ' very red' on"
+    with pytest.raises(DataError, match=words):
+        folder_evalset(folder)
+    path = folder if format == "folder" else table
+    with pytest.raises(DataError, match=words):
+        read_dataset(format, DatasetConfig(path=str(path), images=str(folder / "images")))

@@ -2,9 +2,11 @@
 
 import pytest
 
+from dmedge.cli.verify import budget_table
 from dmedge.config import load_config
 from dmedge.errors import ConfigError
 from dmedge.evidence.bootstrap import Estimate
+from dmedge.evidence.report_sections import span
 from dmedge.evidence.verdict import Budget, Verdict, hits_needed, judge, judge_exact, judge_retention, overall
 
 
@@ -44,6 +46,14 @@ def test_an_exact_figure_has_no_width() -> None:
         "high": 0.26,
         "verdict": "pass",
     }
+
+
+def test_an_estimate_without_width_is_not_called_exact() -> None:
+    spotless = Estimate(value=1.0, low=1.0, high=1.0, n=12, hits=12)
+    lines = [judge_exact("program_size_ratio", 0.3, 0.26), judge_retention("image_to_text_retention", 0.98, spotless)]
+    counted, estimated = budget_table([line.to_json() for line in lines]).splitlines()[1:]
+    assert "exact" in counted and "1.0000 to 1.0000" in estimated
+    assert (span(lines[0].to_json()), span(lines[1].to_json())) == ("exact", "1.000 to 1.000")
 
 
 @pytest.mark.parametrize(("hits", "verdict"), [(149, "not enough data"), (150, "pass")])

@@ -50,7 +50,7 @@ def test_it_prints_the_path_and_the_validation_figures() -> None:
 
 
 def test_json_is_all_that_goes_to_stdout() -> None:
-    code, stdout, _ = run("--steps", "5", "--out", "here", "--json")
+    code, stdout, _ = run("--set", "epochs=40", "--steps", "5", "--out", "here", "--json")  # steps win
     assert code == 0
     facts = json.loads(stdout)
     assert facts["path"] == "here"

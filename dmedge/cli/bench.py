@@ -221,15 +221,16 @@ def _print_profile(profile: dict[str, Any]) -> None:
 
 
 def _print_accuracy(accuracy: dict[str, Any] | None) -> None:
+    on = f" on {accuracy['data']}" if accuracy and accuracy.get("data") else ""  # not always what was timed
     if accuracy is None:
         click.echo("accuracy: not verified; a latency without it is no result: run dmedge verify")
     elif "recall_at_10" not in accuracy:
         alike = ", ".join(f"{name} {share:.4f}" for name, share in accuracy["agreement"].items())
-        click.echo(f"accuracy: decides as the baseline: {alike}, verdict {accuracy['verdict']}")
+        click.echo(f"accuracy{on}: decides as the baseline: {alike}, verdict {accuracy['verdict']}")
     else:
         click.echo(
-            f"accuracy: recall@10 {accuracy['recall_at_10']:.4f}, baseline {accuracy['baseline_recall_at_10']:.4f}, "
-            f"verdict {accuracy['verdict']}"
+            f"accuracy{on}: recall@10 {accuracy['recall_at_10']:.4f}, baseline "
+            f"{accuracy['baseline_recall_at_10']:.4f}, verdict {accuracy['verdict']}"
         )
 
 

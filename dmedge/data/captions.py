@@ -160,7 +160,7 @@ def check_cells(where: str, row: Mapping[Any, Any]) -> None:
     """
     if surplus := row.get(None):
         raise DataError(
-            f"{where}: {len(surplus)} cells more than columns, from {surplus[0]!r} on; expected as many; "
+            f"{where}: more cells than columns, from {surplus[0]!r} on; expected as many; "
             'write a text that has the separator in it in double quotes: "red, very red"'
         )
 

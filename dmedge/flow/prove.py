@@ -132,7 +132,7 @@ def find_accuracy(bundle: Artifact) -> Mapping[str, Any] | None:
         with suppress(ArtifactError):  # a damaged neighbour says nothing
             manifest = read_manifest(folder)
             if manifest.stage == "verify" and manifest.parents.get("artifact") == bundle.digest:
-                found = {**manifest.summary, "evidence_sha256": manifest.digest}
+                found = {**manifest.summary, "data": manifest.config.get("data"), "evidence_sha256": manifest.digest}
                 return None if "failure" in found else found
     return None
 
