@@ -106,7 +106,7 @@ def test_verify_refuses_other_kinds_and_baselines(
 def test_bench_labels_host_figures_and_refuses_other_devices(
     onnx_int8_bundle: Artifact, tiny_checkpoint: Artifact, onnx_bundle: Artifact, pictures: Path, workdir: Path
 ) -> None:
-    result = run("bench", onnx_int8_bundle.root, "--device", "phone")
+    result = run("bench", onnx_int8_bundle.root, "--device", "phone", "--out", workdir / "never")
     assert result.exit_code == 1
     assert "no device 'phone'" in " ".join(result.stderr.split())
     command = ["bench", onnx_int8_bundle.root, "--baseline", tiny_checkpoint.root, "--data", pictures, "--rounds", 2]
