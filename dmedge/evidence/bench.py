@@ -1,8 +1,8 @@
 """The `bench` stage: how long a bundle takes beside the fp32 bundle for the same target."""
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def bench_bundle(
     _check_side(bundle, target)
     timings = Timings()
     with new_artifact(out) as draft:
-        try:
+        with _kept_unfinished(out, timings, config):
             take_timings(
                 timings,
                 bundle,
@@ -79,13 +79,6 @@ def bench_bundle(
                 find_probe if config.roofline else None,
                 baseline=baseline,
             )
-        except (DmedgeError, KeyboardInterrupt) as error:
-            kept = None
-            with suppress(OSError):  # which would hide what broke off
-                kept = keep_unfinished(out, timings, config, str(error) or "interrupted")
-            if kept is not None and isinstance(error, DmedgeError):
-                error.args = (f"{error}; what was finished until then is in {kept}",)
-            raise
         label = _label(device, timings)
         report = bench_json(timings, baseline, budget, config)
         report |= {"label": label, "device": config.device, "accuracy": accuracy}
@@ -103,6 +96,20 @@ def bench_bundle(
             | {f"{name}_ratio": round(row["ratio"]["value"], 4) for name, row in report["programs"].items()},
             target=target,
         )
+
+
+@contextmanager
+def _kept_unfinished(out: Path, timings: Timings, config: BenchConfig) -> Iterator[None]:
+    """Keep what was finished when an error ends it, and have the error say where."""
+    try:
+        yield
+    except (DmedgeError, KeyboardInterrupt) as error:
+        kept = None
+        with suppress(OSError):  # which would hide what broke off
+            kept = keep_unfinished(out, timings, config, str(error) or "interrupted")
+        if kept is not None and isinstance(error, DmedgeError):
+            error.args = (f"{error}; what was finished until then is in {kept}",)
+        raise
 
 
 def _write(folder: Path, report: Mapping[str, Any], samples: Mapping[str, Any]) -> None:
