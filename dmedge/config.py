@@ -18,8 +18,13 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def near_match(found: str, expected: Sequence[str]) -> str:
     """A hint to put after a message: the nearest expected name, or all of them."""
+    return did_you_mean(found, expected) or f"; expected one of {list(expected)}"
+
+
+def did_you_mean(found: str, expected: Sequence[str]) -> str:
+    """A hint to put after a message: the nearest expected name, or nothing."""
     close = get_close_matches(found, expected, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {list(expected)}"
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def load_config(cls: type[C], table: Mapping[str, Any], *, where: str = "") -> C:

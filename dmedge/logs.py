@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+import click
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,12 +25,22 @@ class Advance(Protocol):
 
 def configure(level: int = logging.INFO) -> None:
     """Send dmedge's own messages from `level` up to standard error; calling it again changes the level."""
-    from rich.logging import RichHandler
+    console = _stderr()
+    if console.is_terminal:
+        from rich.logging import RichHandler
 
-    handler = RichHandler(console=_stderr(), show_time=False, show_path=False, show_level=False)
-    logger.handlers[:] = [handler]
+        logger.handlers[:] = [RichHandler(console=console, show_time=False, show_path=False, show_level=False)]
+    else:
+        logger.handlers[:] = [_WholeLines()]
     logger.setLevel(level)
     logger.propagate = False
+
+
+class _WholeLines(logging.Handler):
+    """One line for each message, as long as it is: a pipe or a file has no width to wrap it to."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
 
 
 @contextmanager
@@ -80,7 +92,7 @@ def _bar(console: "Console", description: str, total: float | None) -> Iterator[
 
 
 @contextmanager
-def _lines(console: "Console", description: str, total: float | None) -> Iterator[Advance]:
+def _lines(_: "Console", description: str, total: float | None) -> Iterator[Advance]:
     done, began, last = 0.0, time.monotonic(), time.monotonic()
 
     def advance(steps: float = 1, note: str = "") -> None:
@@ -89,13 +101,13 @@ def _lines(console: "Console", description: str, total: float | None) -> Iterato
         if time.monotonic() - last >= _LINE_INTERVAL_S or (done == total and last > began):
             last = time.monotonic()
             of = f"/{total:g}" if total is not None else ""
-            console.print(f"{description} {done:g}{of} {last - began:.0f} s {note}".rstrip(), markup=False)
+            click.echo(f"{description} {done:g}{of} {last - began:.0f} s {note}".rstrip(), err=True)
 
     yield advance
 
 
 @contextmanager
-def _nothing(console: "Console", description: str, total: float | None) -> Iterator[Advance]:
+def _nothing(_: "Console", description: str, total: float | None) -> Iterator[Advance]:
     yield lambda steps=1, note="": None
 
 

@@ -18,7 +18,7 @@ from dmedge.cli.common import ArtifactParam, default_artifact, print_json
 from dmedge.cli.info import format_bytes
 from dmedge.cli.main import COMMANDS, cli
 from dmedge.errors import ConfigError, DmedgeError, VerifyError, require
-from dmedge.logs import progress
+from dmedge.logs import configure, logger, progress
 from tests.conftest import MakeArtifact
 
 HEAVY = ("torch", "onnxruntime", "executorch", "transformers", "numpy", "rich", "PIL")
@@ -86,6 +86,13 @@ def test_every_command_explains_itself(name: str) -> None:
     result = CliRunner().invoke(cli, [name, "--help"])
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"Usage: cli {name}")
+
+
+@pytest.mark.parametrize(("typed", "found"), [("dmedge ver", "verify"), ("dmedge verify --rob", "--robustness")])
+def test_completion(typed: str, found: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    done = CliRunner().invoke(cli, prog_name="dmedge", env={"_DMEDGE_COMPLETE": "bash_complete", **words})
+    assert done.stdout.splitlines() == [f"plain,{found}"]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -177,7 +184,7 @@ def test_info_shows_manifest_files_and_lineage(make_artifact: MakeArtifact) -> N
     assert [(a["role"], a["path"]) for a in facts["lineage"]] == [("parent", str(baseline.root)), ("teacher", None)]
     text = CliRunner().invoke(cli, ["info", str(small.root)]).stdout
     for expected in ("checkpoint, made by test", small.digest, "weights.bin", baseline.digest[:12], "not found"):
-        assert expected in " ".join(text.split())
+        assert expected in text
 
 
 def test_info_of_a_damaged_artifact(make_artifact: MakeArtifact) -> None:
@@ -224,6 +231,12 @@ def test_require_names_the_extra() -> None:
         require("no_such_runtime", "onnx")
 
 
+def test_messages_off_a_terminal_are_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    logger.info("kept in %s", "a/long/path " * 20)
+    assert capsys.readouterr().err == "kept in " + "a/long/path " * 20 + "\n"
+
+
 def test_progress_off_a_terminal_writes_lines_to_stderr(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,12 +244,12 @@ def test_progress_off_a_terminal_writes_lines_to_stderr(
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     with progress("training", total=4) as advance:
         for step in range(4):
-            advance(note=f"loss {step}")
+            advance(note=f"{'far ' * 40}loss {step}")
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert lines[-1].startswith("training 4/4")
-    assert lines[-1].endswith("loss 3")
+    assert lines[-1].endswith("far loss 3")
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ REFUSED = {
     "empty query": ([""], 1, "the query is empty; expected a word or a phrase"),
     "blank query": ([" \n"], 1, "the query is empty; expected a word or a phrase"),
     "no query": ([], 2, r"0 arguments; expected [BUNDLE_OR_INDEX] QUERY"),
+    "no query, with a bundle": ([], 2, "is an artifact; expected [BUNDLE_OR_INDEX] QUERY; say what to find in it"),
     "loose words": (["hot", "soup"], 2, r"3 arguments; expected [BUNDLE_OR_INDEX] QUERY; put quotes around a phrase"),
     "style": (["x", "--style", "twemojy"], 1, "unknown style 'twemojy'; did you mean 'twemoji'"),
     "folder": (["x", "--images", "nowhere"], 1, "nowhere: no such folder"),
@@ -164,7 +165,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_unfit_request_is_refused_and_draws_nothing(case: str, onnx_bundle: Artifact) -> None:
     words, exit_code, message = REFUSED[case]
-    done = run(*([onnx_bundle.root] if words else []), *words)
+    done = run(*([] if case == "no query" else [onnx_bundle.root]), *words)
     assert done.exit_code == exit_code
     assert message in " ".join(done.stderr.split())
     assert not [*Path().iterdir()]

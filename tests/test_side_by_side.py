@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 
 from dmedge.artifact import Artifact, load_artifact, new_artifact
 from dmedge.cli.bench import bench
+from dmedge.cli.compare import print_contest
 from dmedge.cli.main import cli
-from dmedge.cli.verify import verify
-from dmedge.errors import ArtifactError
+from dmedge.cli.verify import fail_on_any, verify
+from dmedge.errors import ArtifactError, DmedgeError, RuntimeFailure, VerifyError
 from dmedge.evidence.bootstrap import Estimate
 from dmedge.evidence.compare import Contender, Contest, Place, compare_folders
 from dmedge.evidence.compare_page import comparison_page
@@ -25,7 +26,7 @@ from dmedge.evidence.report_data import collect
 from dmedge.evidence.report_markdown import FLAGS, markdown_table, render_markdown
 from dmedge.evidence.standing import Standing
 from dmedge.flow import prove
-from dmedge.flow.prove_each import places_of
+from dmedge.flow.prove_each import Proof, places_of
 from tests.proven_bundles import bench_evidence, data, pictures, verify_evidence
 from tests.test_report import Balance
 from tests.tiny_bundles import int8_checkpoint, onnx_bundle, onnx_int8_bundle, tiny_checkpoint
@@ -79,6 +80,22 @@ def test_several_bundles_end_in_one_table_and_the_baseline_is_measured_once(
     assert {row.standing.name for row in contest.contenders} == {
         found.digest[:12] for found in (onnx_bundle, onnx_int8_bundle)
     }
+
+
+def test_all_that_failed_are_named_and_the_gravest_ends_the_command(onnx_bundle: Artifact) -> None:
+    def proof(name: str, error: DmedgeError | None = None, **verdicts: str) -> Proof:
+        bundle = replace(onnx_bundle, root=Path(name))
+        return Proof(bundle, None if error else onnx_bundle, report_of(verdicts), error)
+
+    died, wrong = RuntimeFailure("died of it"), VerifyError("computes something else")
+    slow = proof("slow", latency_ratio="fail")
+    with pytest.raises(VerifyError, match=r"^budget failed: slow \(latency_ratio\); see .*; crashed: died of it$"):
+        fail_on_any([proof("crashed", died), slow])
+    with pytest.raises(VerifyError, match="^crashed: died of it; other: computes something else$"):
+        fail_on_any([proof("crashed", died), proof("other", wrong)])
+    died = RuntimeFailure("died of it")
+    with pytest.raises(RuntimeFailure, match="^crashed: died of it$"):
+        fail_on_any([proof("crashed", died), replace(slow, report={**slow.report, "verdict": "pass"})])
 
 
 def test_two_bundles_of_one_name_need_places_of_their_own(onnx_bundle: Artifact, tmp_path: Path) -> None:
@@ -174,6 +191,7 @@ BASE = Standing(
     digest="0" * 64,
     target="android",
     runtime="executorch",
+    data="emoji, 9 texts",
     data_sha256="1" * 64,
     program_bytes=1000,
     recall_at_10=0.8,
@@ -226,6 +244,16 @@ def test_only_like_is_compared_with_like() -> None:
         contender("other data", 20, 0.8, {HERE: 3.0}, data_sha256="2" * 64),
     ):
         assert fronts(good, other) == {"good", other.standing.name}
+
+
+def test_recall_on_other_data_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = contender("ours", 10, 0.9), contender("theirs", 10, 0.9, data="coco, 5 texts", data_sha256="2" * 64)
+    print_contest(Contest((ours,), ()))
+    assert "judged on" not in capsys.readouterr().out
+    print_contest(Contest((ours, theirs), ()))
+    assert [line.rstrip().endswith("texts") for line in capsys.readouterr().out.splitlines()] == [False, True, True]
+    page = comparison_page(Contest((ours, theirs), ()))
+    assert "judged on emoji, 9 texts" in page and "judged on coco, 5 texts" in page
 
 
 def test_beating_is_an_order(rng: Any) -> None:

@@ -32,12 +32,13 @@ def compare(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     if out is not None:
         check_new(out)
     found = compare_folders(folders)
-    print_json(found.to_json()) if as_json else _print_table(found)
+    print_json(found.to_json()) if as_json else print_contest(found)
     if out is not None:
         click.echo(write_page(comparison_page(found), out), err=as_json)
 
 
-def _print_table(contest: "Contest") -> None:
+def print_contest(contest: "Contest") -> None:
+    """One row for each contender, and what was not compared; the data where they were not judged on the same."""
     from rich.console import Console
     from rich.markup import escape
     from rich.measure import Measurement
@@ -46,7 +47,9 @@ def _print_table(contest: "Contest") -> None:
     from dmedge.evidence.standing import kept_text
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("front", "artifact", "target", "programs", "recall@10", "kept", "picture + text", "verdict"):
+    names = ["front", "artifact", "target", "programs", "recall@10", "kept", "picture + text", "verdict"]
+    is_mixed = len({contender.standing.data_sha256 for contender in contest.contenders}) > 1
+    for name in [*names, *(["judged on"] if is_mixed else [])]:
         table.add_column(name, no_wrap=True, justify="right" if name in ("programs", "recall@10") else "left")
     for contender in contest.contenders:
         row = contender.standing
@@ -54,7 +57,8 @@ def _print_table(contest: "Contest") -> None:
         times = "\n".join(f"{ms:.3f} ms ({place})" for place, ms in contender.latency_ms.items()) or "not timed"
         mark, style = ("*", "bold") if not contest.beaten_by(contender) else ("", None)
         cells = (row.name, str(row.target), f"{row.program_bytes / 1e6:.2f} MB", recall, kept_text(row.kept), times)
-        table.add_row(mark, *map(escape, cells), row.verdict, style=style)
+        data = [escape(row.data)] if is_mixed else []
+        table.add_row(mark, *map(escape, cells), row.verdict, *data, style=style)
     console = Console(highlight=False)
     width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     Console(highlight=False, width=max(width, console.width)).print(table)

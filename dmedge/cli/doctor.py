@@ -10,6 +10,7 @@ import click
 
 from dmedge import __version__
 from dmedge.cli.common import json_option, print_json
+from dmedge.cli.tables import print_tables
 from dmedge.environment import PACKAGES, host_facts, package_version
 
 # Runtime -> a statement that proves that it loads; run in a process of its own, which a bad library may take down.
@@ -51,7 +52,7 @@ def doctor(as_json: bool) -> None:
         tables = {title: [asdict(finding) for finding in group] for title, group in findings.items()}
         print_json({"dmedge": __version__, "host": host_facts(), **tables})
     else:
-        _print_tables({"packages": packages, "runtimes": runtimes, "devices": devices})
+        _print_findings({"packages": packages, "runtimes": runtimes, "devices": devices})
 
 
 def find_packages() -> list[Finding]:
@@ -95,21 +96,19 @@ def _pip(extra: str) -> str:
     return f"pip install 'dmedge[{extra}]'" if extra else "pip install dmedge"
 
 
-def _print_tables(groups: dict[str, list[Finding]]) -> None:
-    from rich.console import Console
+def _print_findings(groups: dict[str, list[Finding]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
     host = Table(show_header=False, box=None)
     for name, value in {"dmedge": __version__, **host_facts()}.items():
         host.add_row(name, escape(" ".join(value) if isinstance(value, list) else str(value)))
-    console.print(host)
+    print_tables(host)
     for title, findings in groups.items():
         table = Table("name", "found", "for", title=title, title_justify="left")
         for finding in findings:
             table.add_row(finding.name, escape(finding.found or "missing"), escape(finding.needed_for))
-        console.print(table)
+        print_tables(table)
     fixes = dict.fromkeys(finding.fix for findings in groups.values() for finding in findings if not finding.found)
     click.echo("Nothing is missing." if not fixes else "To add what is missing:")
     for fix in fixes:

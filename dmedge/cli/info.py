@@ -7,6 +7,7 @@ import click
 
 from dmedge.artifact import Artifact, download_bytes, program_bytes
 from dmedge.cli.common import ArtifactParam, json_option, print_json
+from dmedge.cli.tables import print_tables
 from dmedge.data.languages import count_languages
 from dmedge.lineage import Ancestor, trace_lineage
 
@@ -20,7 +21,7 @@ def info(artifact: Artifact, as_json: bool) -> None:
     if as_json:
         print_json(_facts(artifact, lineage))
     else:
-        _print_tables(artifact, lineage)
+        _print_facts(artifact, lineage)
 
 
 def _facts(artifact: Artifact, lineage: tuple[Ancestor, ...]) -> dict[str, object]:
@@ -39,8 +40,7 @@ def _facts(artifact: Artifact, lineage: tuple[Ancestor, ...]) -> dict[str, objec
     }
 
 
-def _print_tables(artifact: Artifact, lineage: tuple[Ancestor, ...]) -> None:
-    from rich.console import Console
+def _print_facts(artifact: Artifact, lineage: tuple[Ancestor, ...]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -51,8 +51,7 @@ def _print_tables(artifact: Artifact, lineage: tuple[Ancestor, ...]) -> None:
     files = Table("file", "size", "sha256", title="files, all checked", title_justify="left")
     for name, content in manifest.files.items():
         files.add_row(escape(name), format_bytes(content.size_bytes), content.sha256[:12])
-    console = Console(highlight=False, soft_wrap=False)
-    console.print(facts, files)
+    print_tables(facts, files)
     if manifest.programs:
         programs = Table("program", "runtime", "inputs", "outputs", title="programs", title_justify="left")
         for program in manifest.programs:
@@ -61,13 +60,13 @@ def _print_tables(artifact: Artifact, lineage: tuple[Ancestor, ...]) -> None:
                 for tensors in (program.inputs, program.outputs)
             ]
             programs.add_row(program.name, program.runtime, *map(escape, signatures))
-        console.print(programs)
+        print_tables(programs)
     if lineage:
         ancestors = Table("made from", "digest", "found at", title="lineage", title_justify="left")
         for ancestor in lineage:
             place = str(ancestor.root) if ancestor.root else "not found beside it or under runs/"
             ancestors.add_row("  " * (ancestor.depth - 1) + escape(ancestor.role), ancestor.digest[:12], escape(place))
-        console.print(ancestors)
+        print_tables(ancestors)
 
 
 def _summary_rows(artifact: Artifact) -> list[tuple[str, str]]:

@@ -33,7 +33,7 @@ COMMANDS = {
     "search": ("dmedge.cli.search:search", "Find images by a word in any language."),
     "explain": ("dmedge.cli.explain:explain", "Show where the words of a text look in a picture."),
     "index": ("dmedge.cli.index:index", "Embed pictures so that they can be searched, small enough to travel."),
-    "app": ("dmedge.cli.app:app", "Turn a bundle into an app: a search page for browsers."),
+    "app": ("dmedge.cli.app:app", "Turn a bundle into an app for browsers, phones or boards."),
     "study": ("dmedge.cli.study:study", "Measure what each modality and each fusion is worth."),
     "data": ("dmedge.cli.data:data", "Look at the embedded data."),
     "info": ("dmedge.cli.info:info", "Show what an artifact is, and where it came from."),

@@ -8,6 +8,7 @@ import click
 
 from dmedge.artifact import RUNS
 from dmedge.cli.common import json_option, print_json
+from dmedge.cli.tables import text_table
 from dmedge.cli.train import set_option
 from dmedge.errors import VerifyError
 
@@ -74,11 +75,13 @@ def _failed_lines(outcome: "Outcome") -> Sequence[object]:
 
 
 def _print_table(outcomes: Sequence["Outcome"]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("stage", "artifact", "", "verdict", box=None)
-    for outcome in outcomes:
-        how = "kept" if outcome.is_kept else "made"
-        table.add_row(outcome.stage.kind, str(outcome.artifact.root), how, outcome.verdict or "")
-    Console(highlight=False).print(table)
+    rows = [
+        [
+            outcome.stage.kind,
+            str(outcome.artifact.root),
+            "kept" if outcome.is_kept else "made",
+            outcome.verdict or "",
+        ]
+        for outcome in outcomes
+    ]
+    click.echo(text_table(["stage", "artifact", "", "verdict"], rows, left=4))

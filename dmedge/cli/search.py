@@ -77,6 +77,8 @@ def _artifact_and_query(words: tuple[str, ...], image: Path | None) -> tuple[Art
         expected = "[BUNDLE_OR_INDEX]" if image else "[BUNDLE_OR_INDEX] QUERY"
         hint = "--image is the query" if image else "put quotes around a phrase"
         raise click.UsageError(f"{len(words)} arguments; expected {expected}; {hint}")
+    if len(words) == texts == 1 and (Path(words[0]) / "manifest.json").exists():
+        raise click.UsageError(f"{words[0]} is an artifact; expected [BUNDLE_OR_INDEX] QUERY; say what to find in it")
     artifact = load_artifact(Path(words[0])) if len(words) > texts else default_artifact("bundle")
     return artifact, image or words[-1].encode("utf-8", "replace").decode("utf-8")
 

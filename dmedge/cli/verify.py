@@ -123,22 +123,25 @@ def standing_table(proofs: Sequence["Proof"]) -> str:
 
 
 def fail_on_any(proofs: Sequence["Proof"]) -> None:
-    """Raise if a budget of any bundle failed, or an error left one without evidence.
+    """Raise if a budget of any bundle failed, or an error left one without evidence; of several bundles all are named.
 
     Raises:
-        DmedgeError: that error.
-        VerifyError: a budget failed; of several bundles the message names those that failed.
+        VerifyError: a budget failed, or a bundle computes something else.
+        DmedgeError: an error, and neither of both.
     """
-    for proof in proofs:
-        if proof.error is not None:
-            proof.error.args = (f"{proof.bundle.root}: {proof.error}",)
-            raise proof.error
     if len(proofs) == 1:
         fail_on(proofs[0].report)
-    failed = [proof for proof in proofs if proof.report["verdict"] == "fail"]
+    errors = {proof.bundle.root: proof.error for proof in proofs if proof.error is not None}
+    broken = [f"{root}: {error}" for root, error in errors.items()]
+    failed = [proof for proof in proofs if proof.error is None and proof.report["verdict"] == "fail"]
     if failed:
         words = "; ".join(f"{proof.bundle.root} ({', '.join(proof.failed)})" for proof in failed)
-        raise VerifyError(f"budget failed: {words}; see dmedge report, or change it with --budget")
+        words = f"budget failed: {words}; see dmedge report, or change it with --budget"
+        raise VerifyError("; ".join([words, *broken]))
+    if errors:
+        gravest = max(errors.values(), key=lambda error: error.exit_code)
+        gravest.args = ("; ".join(broken),)
+        raise gravest
 
 
 def fail_on(report: dict[str, Any]) -> None:

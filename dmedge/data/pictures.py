@@ -97,17 +97,25 @@ def _broken(where: str, error: Exception) -> str:
 class BadRecords:
     """Counts the records that cannot be used, names the first of each kind, and stops when they are too many."""
 
-    def __init__(self, max_bad_share: float, where: str, minimum: int = 100) -> None:
+    def __init__(
+        self,
+        max_bad_share: float,
+        where: str,
+        minimum: int = 100,
+        advice: str = "mend the data, or raise max_bad_share",
+    ) -> None:
         """Start with no records.
 
         Args:
             max_bad_share: of the records, in 0..1; with 0 the first bad record stops.
             where: what the records belong to, for messages.
             minimum: records to see before `add` stops anything; `finish` asks for none.
+            advice: what to do about too many.
         """
         self._max_bad_share = max_bad_share
         self._where = where
         self._minimum = minimum
+        self._advice = advice
         self._reasons: Counter[str] = Counter()
         self._first: dict[str, str] = {}
         self.seen = 0
@@ -165,8 +173,7 @@ class BadRecords:
     def _check(self, margin: float) -> None:
         if self.bad > self._max_bad_share * self.seen + margin:
             raise DataError(
-                f"{self._where}: {self.summary()}; expected at most {self._max_bad_share:.3g} of them; "
-                "mend the data, or raise max_bad_share"
+                f"{self._where}: {self.summary()}; expected at most {self._max_bad_share:.3g} of them; {self._advice}"
             )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dmedge.config import near_match
+from dmedge.config import did_you_mean
 from dmedge.devices.adb import FORM as ADB_FORM
 from dmedge.devices.adb import AdbDevice
 from dmedge.devices.browser import NAMES, BrowserDevice
@@ -64,10 +64,9 @@ def find_device(name: str, runner: Path | None = None) -> Device:
     elif name in _MAKERS:
         device = _MAKERS[name]()
     else:
-        found = ", ".join(
-            f"{device} ({what})" for device, what in {**DEVICES, **REACHED, **EMULATED, **BROWSERS}.items()
-        )
-        raise ConfigError(f"no device {name!r}{near_match(name, [*_MAKERS, *BROWSERS])}; known are {found}")
+        known = {**DEVICES, **REACHED, **EMULATED, **BROWSERS}
+        found = ", ".join(f"{device} ({what})" for device, what in known.items())
+        raise ConfigError(f"no device {name!r}{did_you_mean(name, [*_MAKERS, *BROWSERS])}; expected one of {found}")
     if runner is None:
         return device
     if not isinstance(device, AdbDevice):

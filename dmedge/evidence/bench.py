@@ -1,8 +1,9 @@
 """The `bench` stage: how long a bundle takes beside the fp32 bundle for the same target."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from dmedge.evidence.unfinished import keep_unfinished
 from dmedge.evidence.verdict import Budget
 from dmedge.files import digest_file
 from dmedge.runtime.browser_session import check_loader
+
+logger = logging.getLogger(__name__)
 
 STAGE = "bench"
 REPORT, SAMPLES = "bench.json", "samples.npz"
@@ -105,8 +108,10 @@ def _kept_unfinished(out: Path, timings: Timings, config: BenchConfig) -> Iterat
         yield
     except (DmedgeError, KeyboardInterrupt) as error:
         kept = None
-        with suppress(OSError):  # which would hide what broke off
+        try:
             kept = keep_unfinished(out, timings, config, str(error) or "interrupted")
+        except OSError as second:  # it would hide what broke off
+            logger.warning("what was finished until then cannot be kept: %s", second)
         if kept is not None and isinstance(error, DmedgeError):
             error.args = (f"{error}; what was finished until then is in {kept}",)
         raise

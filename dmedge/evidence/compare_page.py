@@ -41,7 +41,7 @@ def _section(contest: Contest, rivals: Sequence[Contender]) -> str:
         "On the front: no other is at least as small, as good and as quick, and better in one of them. Grey: beaten. "
         "Whiskers: the interval of what is kept of the baseline's recall, at its recall."
     )
-    title = f"For {escape(str(rivals[0].standing.target))}"
+    title = f"For {escape(str(rivals[0].standing.target))}, judged on {escape(rivals[0].standing.data)}"
     return section(title, _chart(contest, rivals) + table(names, rows), note=note)
 
 

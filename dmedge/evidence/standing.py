@@ -16,6 +16,7 @@ class Standing:
     digest: str
     target: str | None
     runtime: str
+    data: str
     data_sha256: str  # recall on other data is not compared
     program_bytes: int
     recall_at_10: float | None  # text to image, mean over languages; None of a bundle that decides
@@ -32,6 +33,7 @@ class Standing:
             "artifact_sha256": self.digest,
             "target": self.target,
             "runtime": self.runtime,
+            "data": self.data,
             "data_sha256": self.data_sha256,
             "program_bytes": self.program_bytes,
             "recall_at_10": self.recall_at_10,
@@ -65,6 +67,7 @@ def standing(name: str, target: str | None, report: Mapping[str, Any]) -> Standi
         digest=report["artifact_sha256"],
         target=target,
         runtime=report["runtime"]["runtime"],
+        data=f"{report['data']['name']}, {report['data']['n_texts']:,} texts",
         data_sha256=report["data"]["sha256"],
         program_bytes=report["size"]["program_bytes"],
         recall_at_10=recall,

@@ -59,7 +59,7 @@ def build_index(bundle: Artifact, gallery: Gallery, config: IndexConfig, out: Pa
         DmedgeError: the bundle does not run, or a package is missing.
     """
     with new_artifact(out) as draft:
-        bad = BadRecords(MAX_BAD_SHARE, gallery.name)
+        bad = BadRecords(MAX_BAD_SHARE, gallery.name, advice="replace them, or move them out of the folder")
         bad.saw(len(gallery.items))
         with Encoder(bundle, workers=workers, show_progress=False) as encoder:
             rows = embed_gallery(

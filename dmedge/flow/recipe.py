@@ -7,7 +7,7 @@ last checkpoint, `verify` and `bench` the last bundle, beside the last checkpoin
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from dmedge.compress.config import artifact_name
 from dmedge.config import apply_overrides, find_recipe, load_config, near_match, read_toml
@@ -133,8 +133,10 @@ def build_recipe(table: Mapping[str, Any], *, where: str, default_name: str = "r
     for number, (entry, name) in enumerate(named):
         stages.append(_build_stage(entry, name, stages, f"{where}: stage {number}"))
     name, description = table.get("name", default_name), table.get("description", "")
-    if not (isinstance(name, str) and name and isinstance(description, str)):
-        raise ConfigError(f"{where}: found name {name!r} and description {description!r}; expected text")
+    if not _is_plain(name):
+        raise ConfigError(f"{where}: name is {name!r}; expected a plain directory name")
+    if not isinstance(description, str):
+        raise ConfigError(f"{where}: description is {description!r}; expected text")
     budget = load_config(Budget, table.get("budget", {}), where=f"{where}: budget")
     return Recipe(name, tuple(stages), budget, description)
 
@@ -150,11 +152,16 @@ def _build_stage(entry: Mapping[str, Any], name: object, above: Sequence[Stage],
         raise ConfigError(f"{where}: nothing above it makes {what}; put a stage of kind {maker!r} before it")
     settings = {key: value for key, value in entry.items() if key not in ("kind", "name")}
     config = load_config(CONFIGS[kind](), settings, where=where)
-    if not (isinstance(name, str) and name and name == Path(name).name and not name.startswith(".")):
+    if not _is_plain(name):
         raise ConfigError(f"{where}: name is {name!r}; expected a plain directory name")
     if any(stage.name == name for stage in above):
         raise ConfigError(f"{where}: {name!r} is taken by a stage above it; give it a name of its own")
     return Stage(kind, name, config)
+
+
+def _is_plain(name: object) -> TypeGuard[str]:
+    """Whether a directory may be called so, inside the one that holds it and seen by all."""
+    return isinstance(name, str) and name != "" and name == Path(name).name and not name.startswith(".")
 
 
 def _named_stages(table: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], object]]:
