@@ -16,7 +16,7 @@ from dmedge.export.counts import count_edge
 from dmedge.export.programs import Lowering, evaluating, trace
 from dmedge.export.quiet import quiet
 from dmedge.export.settled import settled
-from dmedge.export.xnnpack_rules import suit_xnnpack_
+from dmedge.export.xnnpack_rules import infer_one_size, suit_xnnpack_
 from dmedge.model.dual import DualEncoder
 from dmedge.model.quantized import ActivationPoint, DynamicLinear, Int4Linear, QuantConv2d, QuantEmbedding
 
@@ -43,6 +43,7 @@ def export_executorch(model: DualEncoder, programs: tuple[Program, ...], root: P
         require("executorch.kernels.quantized", "executorch")
         edge = exir.to_edge_transform_and_lower(
             _trace(model, programs),
+            transform_passes=[infer_one_size],
             partitioner={program.name: [partition.XnnpackPartitioner()] for program in programs},
             compile_config=exir.EdgeCompileConfig(_check_ir_validity=False),
             constant_methods=_constants(model),

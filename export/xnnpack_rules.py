@@ -4,9 +4,14 @@ The portable kernels go number by number: a power of 1816 numbers, or the turnin
 a convolution of it. What is computed stays the same, but for the rounding of a root.
 """
 
+from typing import Any
+
 import torch
 from torch.export import ExportedProgram
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.passes.infra.pass_base import PassResult
+
+from dmedge.errors import require
 
 _ATEN = torch.ops.aten
 
@@ -71,6 +76,26 @@ def _copy_one_row_(graph: Graph) -> None:
         if value.dim() == 3 and value.shape[0] == 1 and [tuple(i.meta["val"].shape) for i in indices] == [(1,), (1,)]:
             row = _before(node, _ATEN.index_select.default, (x, 1, indices[1]), value[:, :1])
             _replace(node, _before(node, _ATEN.select.int, (row, 1, 0), node.meta["val"]))
+
+
+def infer_one_size(module: GraphModule) -> PassResult:
+    """Leave the one size of a view that varies to be inferred from the rest: XNNPACK takes no view that computes it.
+
+    A view that it does not take cuts a program in two, and every piece is set up anew in every run.
+
+    Args:
+        module: of a program in ExecuTorch's edge dialect, where sizes to be inferred are computed again.
+    """
+    edge: Any = require("executorch.exir.dialects._ops", "executorch").ops.edge
+    found = False
+    for node in module.graph.find_nodes(op="call_function", target=edge.aten.view_copy.default):
+        x, sizes = node.args
+        known = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+        if known.count(-1) == 1 and known != sizes:
+            node.args = (x, known)
+            found = True
+    module.recompile()
+    return PassResult(module, found)
 
 
 def _before(node: Node, target: torch._ops.OpOverload, inputs: tuple[object, ...], value: torch.Tensor) -> Node:

@@ -1,10 +1,15 @@
 """What is rewritten for XNNPACK computes the same, without the operations that it refuses."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn import functional as F
 
-from dmedge.export.xnnpack_rules import suit_xnnpack_
+from dmedge.export.quiet import quiet
+from dmedge.export.xnnpack_rules import infer_one_size, suit_xnnpack_
+from dmedge.model.attention import Attention
 
 
 class Pixels(nn.Module):
@@ -77,3 +82,46 @@ def test_tokens_of_several_texts_stay() -> None:
     program = torch.export.export(Last(), (torch.ones(2, 5, 3), torch.ones(2, 5)))
     suit_xnnpack_(program)
     assert "aten.index.Tensor" in called(program)
+
+
+def lowered(
+    module: nn.Module, example: tuple[Tensor, ...], varies: tuple[dict[int, Dim], ...]
+) -> tuple[list[str], Any]:
+    """What the program calls, and the program of ExecuTorch; its methods do not keep it alive."""
+    program = torch.export.export(module.eval(), example, dynamic_shapes=varies)
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+        from executorch.runtime import Runtime
+
+        edge = to_edge_transform_and_lower(
+            program, transform_passes=[infer_one_size], partitioner=[XnnpackPartitioner()]
+        )
+        called = [node.name for node in edge.exported_program().graph.nodes if node.op == "call_function"]
+        loaded = Runtime.get().load_program(edge.to_executorch().buffer)
+    return [name for name in called if not name.startswith(("getitem", "sym_size"))], loaded
+
+
+@torch.no_grad()
+def test_attention_over_any_number_of_tokens_is_one_piece() -> None:
+    torch.manual_seed(0)
+    attention = Attention(16, 4)
+    free = {1: Dim("length", min=2, max=12)}
+    called, loaded = lowered(attention, (torch.randn(1, 7, 16), torch.randn(1, 7, 16)), (free, free))
+    assert called == ["executorch_call_delegate"]
+    method = loaded.load_method("forward")
+    for tokens in (1, 2, 7, 12):
+        x = torch.randn(1, tokens, 16)
+        torch.testing.assert_close(method.execute([x, x])[0], attention(x, x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_view_of_which_two_sizes_vary_stays() -> None:
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + x).view(x.shape[1], x.shape[0], 3)
+
+    free = {0: Dim("a", min=2, max=5), 1: Dim("b", min=2, max=5)}
+    called, loaded = lowered(Turned(), (torch.arange(18.0).view(2, 3, 3),), (free,))
+    assert "aten_view_copy_default" in called
+    x = torch.arange(60.0).view(4, 5, 3)
+    assert torch.equal(loaded.load_method("forward").execute([x])[0], Turned()(x))

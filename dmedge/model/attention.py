@@ -13,9 +13,11 @@ MASKED = -1e4  # added to a score before softmax; small enough for float16, larg
 
 
 def attention_bias(mask: Tensor, heads: int) -> Tensor:
-    """Turn a [B, K] mask (1 keeps, 0 drops) into a [B * heads, 1, K] float32 score bias."""
+    """Turn a [B, K] mask (1 keeps, 0 drops) into a [B * heads, 1, K] float32 bias, [1, 1, K] for a batch of one."""
     batch, keys = mask.shape
     bias = (1.0 - mask.to(torch.float32)) * MASKED
+    if batch == 1:  # the same for all heads, so it need not be repeated
+        return bias[:, None]
     return bias[:, None, None, :].expand(batch, heads, 1, keys).reshape(batch * heads, 1, keys)
 
 
