@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from dmedge.export.quiet import quiet
 from dmedge.export.xnnpack_rules import infer_one_size, suit_xnnpack_
-from dmedge.model.attention import Attention
+from dmedge.model.attention import Attention, Rotary
 
 
 class Pixels(nn.Module):
@@ -125,3 +126,43 @@ def test_a_view_of_which_two_sizes_vary_stays() -> None:
     assert "aten_view_copy_default" in called
     x = torch.arange(60.0).view(4, 5, 3)
     assert torch.equal(loaded.load_method("forward").execute([x])[0], Turned()(x))
+
+
+def test_what_is_computed_twice_is_computed_once() -> None:
+    class Twice(nn.Module):
+        def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+            return patches.mean(1) + 1, patches.mean(1) * 2
+
+    patches = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(Twice(), (patches,))
+    assert called(program).count("aten.mean.dim") == 2
+    suit_xnnpack_(program)
+    assert [name for name in called(program) if name.startswith(("aten.mean", "aten.sum"))] == ["aten.sum.dim_IntList"]
+    for want, got in zip(Twice()(patches), program.module()(patches), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_equal_values_that_are_written_to_stay_apart() -> None:
+    class Written(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            one, other = x.clone(), x.clone()
+            return one.mul_(2).neg(), other.neg()
+
+    program = torch.export.export(Written(), (torch.ones(3),))
+    suit_xnnpack_(program)
+    doubled, plain = program.module()(torch.ones(3))
+    assert torch.equal(doubled, torch.full((3,), -2.0)) and torch.equal(plain, torch.full((3,), -1.0))
+
+
+@pytest.mark.parametrize("rotary", [None, Rotary(4, 9)], ids=["as they stand", "turned"])
+@torch.no_grad()
+def test_attention_of_one_is_that_of_a_row_of_many(rotary: Rotary | None) -> None:
+    torch.manual_seed(0)
+    attention = Attention(16, 4, rotary)
+    x, mask = torch.randn(2, 9, 16), torch.tensor([[1] * 9, [1] * 5 + [0] * 4], dtype=torch.int32)
+    many = attention(x, x, attention.bias(mask))
+    maps = attention.weights(x, x, attention.bias(mask)).view(2, 4, 9, 9)
+    for row in range(2):
+        one, bias = x[row : row + 1], attention.bias(mask[row : row + 1])
+        torch.testing.assert_close(attention(one, one, bias), many[row : row + 1])
+        torch.testing.assert_close(attention.weights(one, one, bias), maps[row])

@@ -79,11 +79,17 @@ class Attention(nn.Module):
         """Return [B, Q, W]; `bias` [B * heads, 1, K] is added to the scores."""
         batch, length, _ = x.shape
         mixed = torch.bmm(self.weights(x, context, bias), self._split(self.value(context)))  # [B*h, Q, d]
-        merged = mixed.view(batch, self.heads, length, self.head_dim).permute(0, 2, 1, 3)
+        if batch == 1:
+            merged = mixed.transpose(0, 1)
+        else:
+            merged = mixed.view(batch, self.heads, length, self.head_dim).permute(0, 2, 1, 3)
         return self.out(merged.reshape(batch, length, self.heads * self.head_dim))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
+        """Turn [B, L, W] into [B * heads, L, d]; of a batch of one in half the operations."""
         batch, length, _ = x.shape
+        if batch == 1:
+            return x.view(length, self.heads, self.head_dim).transpose(0, 1)
         heads = x.view(batch, length, self.heads, self.head_dim).permute(0, 2, 1, 3)
         return heads.reshape(batch * self.heads, length, self.head_dim)
 
