@@ -25,6 +25,9 @@ def suit_xnnpack_(program: ExportedProgram) -> None:
     _turn_floats_(graph)
     _average_in_place_(graph)
     _copy_one_row_(graph)
+    _part_heads_of_one_(graph)
+    _hide_keys_of_all_heads_(graph)
+    graph.eliminate_dead_code()
     graph.lint()
     program.graph_module.recompile()
 
@@ -39,8 +42,7 @@ def _compute_once_(graph: Graph) -> None:
         if node.target.namespace == "aten" and not any(user.op == "output" for user in node.users):
             same = first.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)  # nodes by their names
             if same is not node:
-                node.replace_all_uses_with(same)
-                graph.erase_node(node)
+                _replace(node, same)
 
 
 def _measure_length_by_products_(graph: Graph) -> None:
@@ -99,6 +101,38 @@ def _copy_one_row_(graph: Graph) -> None:
             _replace(node, _before(node, _ATEN.select.int, (row, 1, 0), node.meta["val"]))
 
 
+def _part_heads_of_one_(graph: Graph) -> None:
+    """Heads change places with tokens in three dimensions: in a batch of one the fourth is two more views."""
+    for node in graph.find_nodes(op="call_function", target=_ATEN.reshape.default):
+        turned = node.args[0]
+        if turned.target is not _ATEN.permute.default or list(turned.args[1]) != [0, 2, 1, 3]:
+            continue
+        x, shape, value = turned.args[0], turned.meta["val"].shape, node.meta["val"]
+        if shape[0] != 1 or x.target not in (_ATEN.view.default, _ATEN.reshape.default):
+            continue
+        if value.dim() == 3 and value.shape[0] == shape[1] and value.shape[2] == shape[3]:  # [heads, L, d] of [1, L, W]
+            parted = _before(node, _ATEN.view.default, (x.args[0], [-1, shape[1], shape[3]]), x.meta["val"][0])
+            _replace(node, _before(node, _ATEN.permute.default, (parted, [1, 0, 2]), value))
+        elif (
+            x.args[0].meta["val"].dim() == 3 and value.shape[0] == 1 and value.dim() == 3
+        ):  # [1, L, W] of [heads, L, d]
+            joined = _before(node, _ATEN.permute.default, (x.args[0], [1, 0, 2]), turned.meta["val"][0])
+            _replace(node, _before(node, _ATEN.reshape.default, (joined, [1, -1, value.shape[2]]), value))
+
+
+def _hide_keys_of_all_heads_(graph: Graph) -> None:
+    """What hides padding from the scores of every head is added to all at once, where it was repeated for each."""
+    for node in graph.find_nodes(op="call_function", target=_ATEN.reshape.default):
+        repeated, value = node.args[0], node.meta["val"]
+        if repeated.target is not _ATEN.expand.default or value.dim() != 3 or value.shape[1] != 1:
+            continue
+        x = repeated.args[0]
+        if list(x.meta["val"].shape[:3]) == [1, 1, 1] and all(user.target is _ATEN.add.Tensor for user in node.users):
+            while x.target is _ATEN.unsqueeze.default:
+                x = x.args[0]
+            _replace(node, _before(node, _ATEN.view.default, (x, [1, 1, -1]), value[:1]))
+
+
 def infer_one_size(module: GraphModule) -> PassResult:
     """Leave the one size of a view that varies to be inferred from the rest: XNNPACK takes no view that computes it.
 
@@ -128,8 +162,4 @@ def _before(node: Node, target: torch._ops.OpOverload, inputs: tuple[object, ...
 
 def _replace(node: Node, by: Node) -> None:
     node.replace_all_uses_with(by)
-    graph, [*inputs] = node.graph, node.all_input_nodes
-    graph.erase_node(node)
-    for made in inputs:
-        if not made.users and made.op == "call_function":
-            graph.erase_node(made)
+    node.graph.erase_node(node)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -10,7 +9,9 @@ from torch.nn import functional as F
 
 from dmedge.export.quiet import quiet
 from dmedge.export.xnnpack_rules import infer_one_size, suit_xnnpack_
-from dmedge.model.attention import Attention, Rotary
+from dmedge.model.attention import Attention
+
+PERMUTE = torch.ops.aten.permute.default
 
 
 class Pixels(nn.Module):
@@ -154,15 +155,45 @@ def test_equal_values_that_are_written_to_stay_apart() -> None:
     assert torch.equal(doubled, torch.full((3,), -2.0)) and torch.equal(plain, torch.full((3,), -1.0))
 
 
-@pytest.mark.parametrize("rotary", [None, Rotary(4, 9)], ids=["as they stand", "turned"])
+class Masked(nn.Module):
+    """Attention of a text to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Attention(16, 4)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map [B, L, W] under a [B, L] mask."""
+        return self.attention(x, x, self.attention.bias(mask))  # type: ignore[no-any-return]
+
+
+def turns(program: torch.export.ExportedProgram) -> list[int]:
+    """How many axes what turns heads and tokens has."""
+    return [len(node.args[1]) for node in program.graph.find_nodes(op="call_function", target=PERMUTE)]
+
+
 @torch.no_grad()
-def test_attention_of_one_is_that_of_a_row_of_many(rotary: Rotary | None) -> None:
+def test_heads_of_one_text_are_parted_and_masked_in_fewer_operations() -> None:
     torch.manual_seed(0)
-    attention = Attention(16, 4, rotary)
-    x, mask = torch.randn(2, 9, 16), torch.tensor([[1] * 9, [1] * 5 + [0] * 4], dtype=torch.int32)
-    many = attention(x, x, attention.bias(mask))
-    maps = attention.weights(x, x, attention.bias(mask)).view(2, 4, 9, 9)
-    for row in range(2):
-        one, bias = x[row : row + 1], attention.bias(mask[row : row + 1])
-        torch.testing.assert_close(attention(one, one, bias), many[row : row + 1])
-        torch.testing.assert_close(attention.weights(one, one, bias), maps[row])
+    attention, free = Masked(), {1: Dim("length", min=2, max=12)}
+    example = torch.randn(1, 7, 16), torch.ones(1, 7, dtype=torch.int32)
+    program = torch.export.export(attention, example, dynamic_shapes=(free, free))
+    before = len(called(program))
+    suit_xnnpack_(program)
+    assert turns(program) == [3] * 4 and "aten.expand.default" not in called(program)
+    # A view for each, two more axes of the mask, its repeating, and the length that this had to know.
+    assert len(called(program)) == before - 4 - 2 - 1 - 1
+    for length, kept in ((2, 2), (7, 4), (12, 1)):
+        x, mask = torch.randn(1, length, 16), (torch.arange(length) < kept).to(torch.int32)[None]
+        torch.testing.assert_close(program.module()(x, mask), attention(x, mask))
+
+
+@torch.no_grad()
+def test_heads_of_several_texts_stay() -> None:
+    torch.manual_seed(0)
+    attention = Masked()
+    inputs = torch.randn(2, 7, 16), torch.tensor([[1] * 7, [1] * 5 + [0] * 2], dtype=torch.int32)
+    program = torch.export.export(attention, inputs)
+    suit_xnnpack_(program)
+    assert turns(program) == [4] * 4 and "aten.expand.default" in called(program)
+    torch.testing.assert_close(program.module()(*inputs), attention(*inputs))

@@ -13,11 +13,9 @@ MASKED = -1e4  # added to a score before softmax; small enough for float16, larg
 
 
 def attention_bias(mask: Tensor, heads: int) -> Tensor:
-    """Turn a [B, K] mask (1 keeps, 0 drops) into a [B * heads, 1, K] float32 bias, [1, 1, K] for a batch of one."""
+    """Turn a [B, K] mask (1 keeps, 0 drops) into a [B * heads, 1, K] float32 score bias."""
     batch, keys = mask.shape
     bias = (1.0 - mask.to(torch.float32)) * MASKED
-    if batch == 1:  # the same for all heads, so it need not be repeated
-        return bias[:, None]
     return bias[:, None, None, :].expand(batch, heads, 1, keys).reshape(batch * heads, 1, keys)
 
 
@@ -79,17 +77,11 @@ class Attention(nn.Module):
         """Return [B, Q, W]; `bias` [B * heads, 1, K] is added to the scores."""
         batch, length, _ = x.shape
         mixed = torch.bmm(self.weights(x, context, bias), self._split(self.value(context)))  # [B*h, Q, d]
-        if batch == 1:
-            merged = mixed.transpose(0, 1)
-        else:
-            merged = mixed.view(batch, self.heads, length, self.head_dim).permute(0, 2, 1, 3)
+        merged = mixed.view(batch, self.heads, length, self.head_dim).permute(0, 2, 1, 3)
         return self.out(merged.reshape(batch, length, self.heads * self.head_dim))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
-        """Turn [B, L, W] into [B * heads, L, d]; of a batch of one in half the operations."""
         batch, length, _ = x.shape
-        if batch == 1:
-            return x.view(length, self.heads, self.head_dim).transpose(0, 1)
         heads = x.view(batch, length, self.heads, self.head_dim).permute(0, 2, 1, 3)
         return heads.reshape(batch * self.heads, length, self.head_dim)
 
