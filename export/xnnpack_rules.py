@@ -107,27 +107,27 @@ def _part_heads_of_one_(graph: Graph) -> None:
         turned = node.args[0]
         if turned.target is not _ATEN.permute.default or list(turned.args[1]) != [0, 2, 1, 3]:
             continue
-        x, shape, value = turned.args[0], turned.meta["val"].shape, node.meta["val"]
-        if shape[0] != 1 or x.target not in (_ATEN.view.default, _ATEN.reshape.default):
+        x, made, value = turned.args[0], _sizes(node), node.meta["val"]
+        one, *sizes = _sizes(turned)
+        if one != 1 or len(made) != 3 or x.target not in (_ATEN.view.default, _ATEN.reshape.default):
             continue
-        if value.dim() == 3 and value.shape[0] == shape[1] and value.shape[2] == shape[3]:  # [heads, L, d] of [1, L, W]
-            parted = _before(node, _ATEN.view.default, (x.args[0], [-1, shape[1], shape[3]]), x.meta["val"][0])
+        rows, within = x.args[0], turned.meta["val"][0]
+        if made[0] == sizes[0] > 0 and made[2] == sizes[2] > 0:  # [heads, L, d] of [1, L, W]
+            parted = _before(node, _ATEN.reshape.default, (rows, [-1, sizes[0], sizes[2]]), within.transpose(0, 1))
             _replace(node, _before(node, _ATEN.permute.default, (parted, [1, 0, 2]), value))
-        elif (
-            x.args[0].meta["val"].dim() == 3 and value.shape[0] == 1 and value.dim() == 3
-        ):  # [1, L, W] of [heads, L, d]
-            joined = _before(node, _ATEN.permute.default, (x.args[0], [1, 0, 2]), turned.meta["val"][0])
-            _replace(node, _before(node, _ATEN.reshape.default, (joined, [1, -1, value.shape[2]]), value))
+        elif made == [1, sizes[0], sizes[1] * sizes[2]] and _sizes(rows) == [sizes[1], sizes[0], sizes[2]]:  # and back
+            joined = _before(node, _ATEN.permute.default, (rows, [1, 0, 2]), within)
+            _replace(node, _before(node, _ATEN.reshape.default, (joined, [1, -1, made[2]]), value))
 
 
 def _hide_keys_of_all_heads_(graph: Graph) -> None:
     """What hides padding from the scores of every head is added to all at once, where it was repeated for each."""
     for node in graph.find_nodes(op="call_function", target=_ATEN.reshape.default):
         repeated, value = node.args[0], node.meta["val"]
-        if repeated.target is not _ATEN.expand.default or value.dim() != 3 or value.shape[1] != 1:
+        if repeated.target is not _ATEN.expand.default or value.dim() != 3 or _sizes(node)[1] != 1:
             continue
         x = repeated.args[0]
-        if list(x.meta["val"].shape[:3]) == [1, 1, 1] and all(user.target is _ATEN.add.Tensor for user in node.users):
+        if _sizes(x)[:3] == [1, 1, 1] and all(user.target is _ATEN.add.Tensor for user in node.users):
             while x.target is _ATEN.unsqueeze.default:
                 x = x.args[0]
             _replace(node, _before(node, _ATEN.view.default, (x, [1, 1, -1]), value[:1]))
@@ -145,12 +145,17 @@ def infer_one_size(module: GraphModule) -> PassResult:
     found = False
     for node in module.graph.find_nodes(op="call_function", target=edge.aten.view_copy.default):
         x, sizes = node.args
-        known = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+        known = _sizes(node)
         if known.count(-1) == 1 and known != sizes:
             node.args = (x, known)
             found = True
     module.recompile()
     return PassResult(module, found)
+
+
+def _sizes(node: Node) -> list[int]:
+    """Of the tensor that a node makes; -1 where one varies, which may not be compared with a number."""
+    return [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
 
 
 def _before(node: Node, target: torch._ops.OpOverload, inputs: tuple[object, ...], value: torch.Tensor) -> Node:
