@@ -1,7 +1,7 @@
 """Operations of a traced program that XNNPACK leaves to portable kernels, as others that it takes.
 
 The portable kernels go number by number: a power of 1816 numbers, or the turning of a small picture, takes as long as
-a convolution of it. What is computed stays the same, but for the rounding of a root.
+a convolution of it. What is computed stays the same, but for the rounding of a root or a mean.
 """
 
 from typing import Any
@@ -127,10 +127,16 @@ def _hide_keys_of_all_heads_(graph: Graph) -> None:
         if repeated.target is not _ATEN.expand.default or value.dim() != 3 or _sizes(node)[1] != 1:
             continue
         x = repeated.args[0]
-        if _sizes(x)[:3] == [1, 1, 1] and all(user.target is _ATEN.add.Tensor for user in node.users):
+        if _sizes(x)[:3] == [1, 1, 1] and all(_has_heads_without(user, node) for user in node.users):
             while x.target is _ATEN.unsqueeze.default:
                 x = x.args[0]
             _replace(node, _before(node, _ATEN.view.default, (x, [1, 1, -1]), value[:1]))
+
+
+def _has_heads_without(added: Node, bias: Node) -> bool:
+    """Whether `added` is a sum of `bias` and of something that has as many heads itself."""
+    others = [node for node in added.all_input_nodes if node is not bias]
+    return added.target is _ATEN.add.Tensor and any(_sizes(other)[:1] == _sizes(bias)[:1] for other in others)
 
 
 def infer_one_size(module: GraphModule) -> PassResult:

@@ -197,3 +197,15 @@ def test_heads_of_several_texts_stay() -> None:
     suit_xnnpack_(program)
     assert turns(program) == [4] * 4 and "aten.expand.default" in called(program)
     torch.testing.assert_close(program.module()(*inputs), attention(*inputs))
+
+
+def test_a_mask_that_makes_the_heads_stays_repeated() -> None:
+    class Same(nn.Module):
+        def forward(self, scores: Tensor, bias: Tensor) -> Tensor:
+            return scores + bias[:, None, None, :].expand(1, 4, 1, 5).reshape(4, 1, 5)
+
+    inputs = torch.ones(1, 3, 5), torch.arange(5.0)[None]
+    program = torch.export.export(Same(), inputs)
+    suit_xnnpack_(program)
+    assert "aten.expand.default" in called(program)
+    assert torch.equal(program.module()(*inputs), Same()(*inputs))
